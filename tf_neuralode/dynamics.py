@@ -1,0 +1,120 @@
+"""A Keras layer as a pure function f(t, y, params)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+_LOW_PRECISION = ("float16", "bfloat16")
+
+
+def check_dynamics(dynamics) -> None:
+    """Raises TypeError unless `dynamics` is a layer of Keras 3."""
+    if isinstance(dynamics, keras.layers.Layer):
+        return
+    hint = ""
+    if any(cls.__module__.split(".")[0] == "tf_keras" for cls in type(dynamics).__mro__):
+        hint = " This one is of tf_keras (Keras 2): build it from keras.layers instead."
+    raise TypeError(
+        f"Argument dynamics must be a Keras layer or model.{hint} Received: dynamics={dynamics!r}"
+    )
+
+
+class Dynamics:
+    """Binds a layer's variables for one solve.
+
+    During a solve `f` must be one deterministic function, so everything that the layer could change
+    is read once: the values of its variables, and with them the state of its random generators (one
+    Dropout mask a solve). What the layer would have written is computed apart, by `updates`.
+
+    Args:
+      layer: Keras layer or model, built.
+      time_dependent: Whether it is called on `[t, y]`, with t of shape `(batch, 1)`.
+      training: Passed to the layer.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, time_dependent: bool, training: bool):
+        self._layer = layer
+        self._time_dependent = time_dependent
+        self._training = training
+
+    def read_params(self) -> list[tf.Tensor]:
+        """Values of the trainable variables: what gradients are wanted for."""
+        return [tf.convert_to_tensor(v.value) for v in self._layer.trainable_variables]
+
+    def read_constants(self) -> list[tf.Tensor]:
+        """Values of the other variables: moving statistics, seeds."""
+        return [tf.convert_to_tensor(v.value) for v in self._layer.non_trainable_variables]
+
+    def __call__(self, t, y, params: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]):
+        """Slope at time `t` and state `y`, like `y`."""
+        return self._call(t, y, params, constants)[0]
+
+    def _call(self, t, y, params, constants):
+        layer = self._layer
+        mapping = [
+            *zip(layer.trainable_variables, params, strict=True),
+            *zip(layer.non_trainable_variables, constants, strict=True),
+        ]
+        inputs = y
+        if self._time_dependent:
+            inputs = [tf.cast(tf.fill([tf.shape(y)[0], 1], t), y.dtype), y]
+        # In a StatelessScope the layer's own __call__ casts as it does everywhere else.
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            slope = layer(inputs, training=self._training)
+        if slope.dtype in (tf.float16, tf.bfloat16):
+            slope = tf.cast(slope, y.dtype)
+        new = [scope.get_current_value(v) for v in layer.non_trainable_variables]
+        return slope, new
+
+    def updates(self, ends, params, constants) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """New values of the non-trainable variables after a training pass.
+
+        Moving statistics get one update, with the mean of what the layer makes of the two ends of
+        the trajectory: the fields's inputs change along it, and the ends are there whatever
+        number of steps the solver took. Seeds advance once.
+
+        Args:
+          ends: `((t0, y0), (t1, y1))`.
+          params, constants: As read before the solve.
+        """
+        if not constants:
+            return []
+        first, last = (self._call(t, tf.stop_gradient(y), params, constants)[1] for t, y in ends)
+        changed = []
+        for variable, old, a, b in zip(
+            self._layer.non_trainable_variables, constants, first, last, strict=True
+        ):
+            if a is not old:
+                mean = (a + b) / 2 if a.dtype.is_floating else a
+                changed.append((variable, mean))
+        return changed
+
+
+def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_dependent: bool) -> None:
+    """Builds `layer` for states of the given shape, and checks what it returns.
+
+    Raises:
+      ValueError: if the output's shape or dtype differs from the state's.
+    """
+    state = keras.KerasTensor(state_shape, dtype=state_dtype)
+    inputs = [keras.KerasTensor((state_shape[0], 1), dtype=state_dtype), state]
+    output = layer(inputs if time_dependent else state)
+    if not isinstance(output, keras.KerasTensor):
+        raise ValueError(
+            "Argument dynamics must return a single tensor of the shape of the state. "
+            f"Received: an output of type {type(output).__name__}"
+        )
+    if tuple(output.shape)[1:] != tuple(state_shape)[1:]:
+        raise ValueError(
+            "Argument dynamics must return the shape of its state input. "
+            f"Received: state of shape {tuple(state_shape)}, output of shape {tuple(output.shape)}"
+        )
+    if output.dtype not in (state_dtype, *_LOW_PRECISION):
+        raise ValueError(
+            "Argument dynamics must return the dtype of its state input (or a lower precision). "
+            f"Received: state of dtype {state_dtype}, output of dtype {output.dtype}. "
+            "Give NeuralODE and dynamics the same dtype."
+        )

@@ -1,0 +1,57 @@
+"""Gradients: how a solve is differentiated. Any of them works with any of our solvers."""
+
+from __future__ import annotations
+
+import difflib
+
+from tf_neuralode.gradients.adjoint import Adjoint
+from tf_neuralode.gradients.gauss import GaussAdjoint
+from tf_neuralode.gradients.gradient import Gradient
+from tf_neuralode.gradients.interpolating import InterpolatingAdjoint
+from tf_neuralode.gradients.tape import Tape
+
+__all__ = [
+    "Adjoint",
+    "GaussAdjoint",
+    "Gradient",
+    "InterpolatingAdjoint",
+    "Tape",
+    "get",
+    "names",
+]
+
+_BY_NAME = {
+    "adjoint": Adjoint,
+    "tape": Tape,
+    "interpolating_adjoint": InterpolatingAdjoint,
+    "gauss_adjoint": GaussAdjoint,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get` knows."""
+    return tuple(_BY_NAME)
+
+
+def get(identifier) -> Gradient:
+    """The gradient that a name or an object stands for.
+
+    Raises:
+      ValueError: for an unknown name.
+      TypeError: for anything that is neither a name nor a gradient.
+    """
+    if isinstance(identifier, Gradient):
+        return identifier
+    if not isinstance(identifier, str):
+        raise TypeError(
+            "Argument gradient must be a name or one of tf_neuralode.gradients. "
+            f"Received: gradient={identifier!r}"
+        )
+    if identifier not in _BY_NAME:
+        close = difflib.get_close_matches(identifier, names(), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(
+            f"Argument gradient must be a gradient or one of the names {', '.join(names())}. "
+            f"Received: gradient={identifier!r}{hint}"
+        )
+    return _BY_NAME[identifier]()

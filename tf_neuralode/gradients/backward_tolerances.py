@@ -1,0 +1,33 @@
+"""Tolerances of a backward solve, apart from the forward ones."""
+
+from __future__ import annotations
+
+from tf_neuralode.solvers import AdaptiveRungeKutta, checks
+from tf_neuralode.solvers.solver import RungeKutta
+
+
+class BackwardTolerances:
+    """Mixin of the gradients that integrate backwards.
+
+    Args:
+      rtol, atol: Tolerances of the backward solve, positive; the solver's own if `None`.
+    """
+
+    def __init__(self, rtol=None, atol=None):
+        self._rtol = None if rtol is None else checks.tolerance("rtol", rtol)
+        self._atol = None if atol is None else checks.tolerance("atol", atol)
+
+    def backward_solver(self, solver: RungeKutta) -> RungeKutta:
+        """`solver` with the backward tolerances."""
+        own = {"rtol": self._rtol, "atol": self._atol}
+        changes = {name: value for name, value in own.items() if value is not None}
+        if changes and not isinstance(solver, AdaptiveRungeKutta):
+            raise ValueError(
+                f"Arguments rtol and atol of gradients.{type(self).__name__} need an adaptive "
+                f"solver. Received: solver={type(solver).__name__}"
+            )
+        return solver.copy(**changes)
+
+    def get_config(self):
+        plain = lambda value: None if value is None else checks.plain(value)
+        return {"rtol": plain(self._rtol), "atol": plain(self._atol)}

@@ -1,0 +1,102 @@
+"""A solve that TensorFlow differentiates itself: every activation of the forward pass is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_neuralode.gradients.gradient import Problem, Solution
+from tf_neuralode.results import DenseSolution
+from tf_neuralode.solvers import status as status_codes
+from tf_neuralode.solvers.diagnostics import diagnostics
+from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes
+from tf_neuralode.solvers.runge_kutta import PerAttempt, State
+
+
+class GatedField(PerAttempt):
+    """f whose gradient passes through accepted attempts only.
+
+    A rejected attempt gets the cotangent 0, and 0 times an overflowed activation is NaN. So the
+    gradients are cut off where they leave an attempt, once it is known whether it was accepted.
+    """
+
+    def __init__(self, f: Callable[[tf.Tensor, State, State], State], params: State):
+        self._f = f
+        self._params = params
+
+    def __call__(self, t, y):
+        return self._f(t, y, self._params)
+
+    def attempt(self):
+        gate = _Gate()
+        params = gate(self._params)
+        return lambda t, y: self._f(t, gate(y), params), gate.settle
+
+
+class _Gate:
+    """Identity whose gradient is zero unless it is settled with a true value later."""
+
+    def __init__(self):
+        self._accepted = None
+
+    def settle(self, accepted: tf.Tensor) -> None:
+        self._accepted = tf.stop_gradient(accepted)
+
+    def __call__(self, tensors: State) -> State:
+        return [self._one(x) for x in tensors]
+
+    def _one(self, tensor):
+        @tf.custom_gradient
+        def gated(x):
+            return tf.identity(x), lambda d: tf.where(self._accepted, d, tf.zeros_like(d))
+
+        return gated(tensor)
+
+
+def solve_keeping_activations(problem: Problem) -> Solution:
+    """Solves `problem` in a way that is differentiable as it stands, to any order.
+
+    Output times between the ends are interpolated after the solve, all at once, from the dense
+    solutions of the steps: a loop inside the loop would keep its activations for each step.
+    """
+    times, solver = problem.times, problem.solver
+    dense = problem.has_interior_times or problem.keep_steps
+    recorder = AcceptedSteps(solver.max_num_steps, dense=True) if dense else OutputTimes(times)
+    result = solver.integrate(
+        GatedField(problem.f, problem.params),
+        times[0],
+        times[-1],
+        problem.y0,
+        [recorder],
+        problem.pack,
+    )
+    if dense:
+        steps = result.saved[0]
+        rows = DenseSolution.from_steps(steps, pack=list).evaluate(times[1:-1])
+        rows = [
+            tf.concat([y0[tf.newaxis], row, y[tf.newaxis]], axis=0)
+            for y0, row, y in zip(problem.y0, rows, result.y, strict=True)
+        ]
+    else:
+        steps, rows = None, result.saved[0]
+    success = result.status == status_codes.SUCCESS
+    return Solution(
+        rows=_spoil_gradient_after_failure(rows, success),
+        diagnostics=diagnostics(result),
+        steps=tf.nest.map_structure(tf.stop_gradient, steps) if problem.keep_steps else None,
+    )
+
+
+def _spoil_gradient_after_failure(rows: State, success: tf.Tensor) -> State:
+    """`rows`, with NaN as their gradient unless `success`: a failed solve has none."""
+
+    def one(row):
+        @tf.custom_gradient
+        def spoiled(x):
+            nan = tf.constant(float("nan"), x.dtype)
+            return tf.identity(x), lambda d: tf.where(success, d, nan)
+
+        return spoiled(row)
+
+    return [one(row) for row in rows]

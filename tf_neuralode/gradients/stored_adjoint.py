@@ -1,0 +1,154 @@
+"""The adjoint equation on the stored forward solution: the loop that both such methods share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
+from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
+from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
+from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
+from tf_neuralode.gradients.vjp import open_vjp
+from tf_neuralode.solvers import status as status_codes
+from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.solvers.solver import RungeKutta
+
+
+class Piece(NamedTuple):
+    """A stretch of the backward pass without jumps.
+
+    Attributes:
+      products: `products(t, lambda, of_state, of_sources)` gives `(-f_y^T lambda, -f_p^T lambda)`
+        at one evaluation of f, an empty list for what isn't asked for.
+      start, end: Times; the pass goes against the solution's direction.
+      step_size: First step size, 0 for "choose one".
+    """
+
+    products: Callable[..., tuple[State, State]]
+    start: tf.Tensor
+    end: tf.Tensor
+    step_size: tf.Tensor
+
+
+class PieceResult(NamedTuple):
+    """State at the end of a `Piece`: lambda, mu, and what the solve said."""
+
+    adjoint_state: State
+    d_sources: State
+    step_size: tf.Tensor
+    num_evaluations: tf.Tensor
+    status: tf.Tensor
+
+
+class StoredAdjoint(BackwardTolerances, Gradient):
+    """Base of the adjoints on the stored solution.
+
+        lambda' = -f_y^T lambda,  lambda(t_i-) = lambda(t_i+) + dL/dy(t_i),
+        dL/dparams = integral from t_0 to t_end of f_p^T lambda
+
+    with y(t) from the dense output of the forward steps.
+
+    Args:
+      rtol, atol: Tolerances of the backward solve; the solver's own if `None`.
+      checkpoint: Whether to keep only sqrt(max_num_steps) steps at a time and solve the forward
+        equation again, segment by segment, where there are more. If false all are kept.
+    """
+
+    def __init__(self, rtol=None, atol=None, checkpoint=True):
+        super().__init__(rtol, atol)
+        self._checkpoint = bool(checkpoint)
+
+    def get_config(self):
+        return {**super().get_config(), "checkpoint": self._checkpoint}
+
+    def solve(self, problem: Problem) -> Solution:
+        self.check_solver(problem.solver)
+        checkpoints = Checkpoints(problem.solver.max_num_steps, True, self._checkpoint)
+        return solve_and_store(problem, checkpoints, self._backward, type(self).__name__)
+
+    def _integrate_piece(
+        self, solver: RungeKutta, problem: Problem, piece: Piece, adjoint_state, d_sources
+    ) -> PieceResult:
+        """Integrates lambda and mu over one piece."""
+        raise NotImplementedError
+
+    def _backward(
+        self,
+        problem: Problem,
+        stored: StoredSolution,
+        cotangents: OutputCotangents,
+        sources: Sequence[tf.Tensor],
+    ):
+        """Gradients of y0 and of `sources`, and the number of evaluations of f."""
+        times = problem.times
+        solver = self.backward_solver(problem.solver)
+        forward = lambda t, y: problem.f(t, y, problem.params)
+
+        def products(index, segment, t, adjoint_state, of_state=True, of_sources=True):
+            y = stored.evaluate(t, index, segment)
+            _, pullback = open_vjp(forward, t, y, sources)
+            return pullback([-x for x in adjoint_state], of_state, of_sources)
+
+        def piece(t, index, segment, next_output, *carried):
+            adjoint_state, d_sources, step_size, num_evaluations, _ = carried
+            # Ends at the next output time, or before it at the start of the segment.
+            output_time = tf.gather(times, next_output)
+            segment_time = stored.times[index * stored.segment_size]
+            towards = tf.sign(times[0] - times[-1])
+            end = tf.where((segment_time - output_time) * towards < 0, segment_time, output_time)
+            result = self._integrate_piece(
+                solver,
+                problem,
+                Piece(functools.partial(products, index, segment), t, end, step_size),
+                adjoint_state,
+                d_sources,
+            )
+            at_output = end == output_time
+            jump = cotangents.at(next_output)
+            adjoint_state = [
+                tf.where(at_output, a + b, a)
+                for a, b in zip(result.adjoint_state, jump, strict=True)
+            ]
+            enters = (end == segment_time) & (index > 0)
+            index = tf.where(enters, index - 1, index)
+            segment, resolved = stored.resolve(
+                enters, index, segment, problem.solver.method, forward, dense=True
+            )
+            return (
+                end,
+                index,
+                segment,
+                tf.where(at_output, next_output - 1, next_output),
+                adjoint_state,
+                result.d_sources,
+                result.step_size,
+                num_evaluations + result.num_evaluations + resolved,
+                result.status,
+            )
+
+        def unfinished(t, *carried):
+            return (t != times[0]) & (carried[-1] == status_codes.SUCCESS)
+
+        start = (
+            times[-1],
+            stored.last_index,
+            stored.last_segment,
+            tf.convert_to_tensor(cotangents.num_times - 2),
+            cotangents.at_end(),
+            [tf.zeros_like(x) for x in sources],
+            solver.initial_step_size(tf.abs(times[-1] - times[0])),
+            tf.constant(0),
+            tf.constant(status_codes.SUCCESS),
+        )
+        *_, adjoint_state, d_sources, _, num_evaluations, status = tf.while_loop(
+            unfinished, piece, start
+        )
+        # The last piece ends at times[0] and adds its row, so nothing is left to add.
+        failed = lambda x: tf.where(
+            status == status_codes.SUCCESS, x, tf.constant(float("nan"), x.dtype)
+        )
+        return [failed(x) for x in adjoint_state], [failed(x) for x in d_sources], num_evaluations

@@ -1,0 +1,162 @@
+"""The forward solution as the backward passes see it: checkpoints, re-solved where necessary.
+
+With room for N steps in segments of K, a solve keeps the times of all N steps, the state at the
+start of each segment (N / K of them) and one segment in full. A backward pass starts with the last
+segment, which the forward pass has left in place, and solves each earlier one again from its
+checkpoint. K = sqrt(N) makes the memory smallest; a solve of at most K steps solves nothing again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_neuralode.solvers import interpolation
+from tf_neuralode.solvers.method import Method
+from tf_neuralode.solvers.recording import Recorder, Step, read, state_arrays, write
+from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.xla import inside_xla
+
+# Below this the memory is small in any case, and short solves should solve nothing again.
+_SMALLEST_SEGMENT = 32
+
+Segment = list[tf.TensorArray]
+
+
+def num_evaluations_of_replay(method: Method, dense: bool) -> int:
+    """Evaluations of f to take a known step again, with its dense solution or without."""
+    if dense:
+        return method.tableau.num_stages + len(method.extra_nodes)
+    return method.num_evaluations_to_advance
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredSolution:
+    """Accepted steps of a forward solve.
+
+    Attributes:
+      times: `(num_segments * segment_size + 1,)`, ends of the steps; valid up to `num_steps`.
+      starts: State at the start of each segment.
+      last_segment: Steps of the last segment: their states at the start, or dense solutions.
+      num_steps: Number of accepted steps.
+      segment_size: Steps a segment.
+    """
+
+    times: tf.Tensor
+    starts: list[tf.TensorArray]
+    last_segment: Segment
+    num_steps: tf.Tensor
+    segment_size: int
+
+    @property
+    def last_index(self) -> tf.Tensor:
+        """Index of the last segment."""
+        return tf.maximum(self.num_steps - 1, 0) // self.segment_size
+
+    def resolve(
+        self,
+        needed: tf.Tensor,
+        index: tf.Tensor,
+        segment: Segment,
+        method: Method,
+        f: Callable[[tf.Tensor, State], State],
+        dense: bool,
+    ) -> tuple[Segment, tf.Tensor]:
+        """Fills `segment` with the steps of segment `index`, not the last one, if `needed`.
+
+        Otherwise a loop of no iterations, which under XLA is cheaper than a branch. Returns the
+        segment and the number of evaluations of f.
+        """
+        first = index * self.segment_size
+        num_steps = tf.where(needed, self.segment_size if dense else self.segment_size - 1, 0)
+
+        def step(i, y, segment):
+            t, t_next = self.times[first + i], self.times[first + i + 1]
+            if dense:
+                taken = method.step(f, t, t_next, y, f(t, y))
+                coefficients = method.dense_coefficients(f, taken, t, t_next, y)
+                return i + 1, taken.y1, write(segment, i, coefficients)
+            y = method.advance(f, t, t_next, y)
+            return i + 1, y, write(segment, i + 1, y)
+
+        y = read(self.starts, index)
+        if not dense:
+            # The segment under work begins with this state in any case.
+            segment = write(segment, 0, y)
+        _, _, segment = tf.while_loop(
+            lambda i, *_: i < num_steps, step, (tf.constant(0), y, segment)
+        )
+        return segment, num_steps * num_evaluations_of_replay(method, dense)
+
+    def evaluate(self, t: tf.Tensor, index: tf.Tensor, segment: Segment) -> State:
+        """The state at time `t` from segment `index`, held in `segment` as dense solutions."""
+        first = index * self.segment_size
+        times = tf.slice(self.times, [first], [self.segment_size + 1])
+        num = tf.minimum(self.num_steps - first, self.segment_size)
+        passed = tf.where(times[1] > times[0], times <= t, times >= t)
+        valid = tf.range(self.segment_size + 1) <= num
+        i = tf.reduce_sum(tf.cast(passed & valid, tf.int32)) - 1
+        i = tf.clip_by_value(i, 0, tf.maximum(num - 1, 0))
+        start, end = tf.gather(times, i), tf.gather(times, i + 1)
+        return interpolation.evaluate(read(segment, i), (t - start) / (end - start))
+
+
+class Checkpoints(Recorder):
+    """Records a `StoredSolution`.
+
+    Args:
+      max_num_steps: The most steps that the solve can take.
+      dense: Keep dense solutions of the last segment's steps, and not only their states.
+      checkpoint: If false, all steps are one segment: more memory, nothing is solved again.
+
+    Result: `(times, starts, last_segment, num_steps)`, for `stored_solution`.
+    """
+
+    def __init__(self, max_num_steps: int, dense: bool, checkpoint: bool = True):
+        square_root = math.isqrt(max_num_steps - 1) + 1
+        segment_size = max(square_root, _SMALLEST_SEGMENT) if checkpoint else max_num_steps
+        self.segment_size = min(segment_size, max_num_steps)
+        self._num_segments = -(-max_num_steps // self.segment_size)
+        self.needs_dense = dense
+
+    def start(self, t0, y0):
+        size = self._num_segments * self.segment_size + 1
+        times = tf.TensorArray(t0.dtype, size, element_shape=[], clear_after_read=False)
+        # One slot more, where the states go that are no segment's first.
+        starts = write(state_arrays(y0, self._num_segments + 1), 0, y0)
+        leading = (None,) if self.needs_dense else ()
+        return times.write(0, t0), starts, state_arrays(y0, self.segment_size, leading)
+
+    def record(self, saved, step: Step):
+        times, starts, segment = saved
+        times = times.write(step.index + 1, step.t_next)
+        index, position = step.index // self.segment_size, step.index % self.segment_size
+        slot = tf.where(position == 0, index, self._num_segments)
+        starts = write(starts, slot, step.y)
+        return times, starts, write(segment, position, step.dense if self.needs_dense else step.y)
+
+    def finish(self, saved, t, y, num_accepted):
+        times, starts, segment = saved
+        # TensorArrays can't leave a function that XLA compiles, and under XLA stacking is free.
+        # Elsewhere it would copy every slot.
+        leave = (lambda arrays: [a.stack() for a in arrays]) if inside_xla() else (lambda a: a)
+        return times.stack(), leave(starts), leave(segment), num_accepted
+
+    def stored_solution(self, result) -> StoredSolution:
+        """The result as the backward pass needs it."""
+        times, starts, segment, num_steps = result
+
+        def enter(arrays):
+            if not arrays or isinstance(arrays[0], tf.TensorArray):
+                return arrays
+            return [
+                tf.TensorArray(
+                    x.dtype, x.shape[0], element_shape=x.shape[1:], clear_after_read=False
+                ).unstack(x)
+                for x in arrays
+            ]
+
+        return StoredSolution(times, enter(starts), enter(segment), num_steps, self.segment_size)

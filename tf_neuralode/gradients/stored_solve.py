@@ -1,0 +1,146 @@
+"""A solve that keeps its solution for a backward pass of ours: what tape and adjoints share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_neuralode.gradients.closure import first_slope
+from tf_neuralode.gradients.gradient import Problem, Solution
+from tf_neuralode.gradients.stored_solution import Checkpoints
+from tf_neuralode.gradients.vjp import with_backward
+from tf_neuralode.solvers import interpolation
+from tf_neuralode.solvers import status as status_codes
+from tf_neuralode.solvers.diagnostics import Diagnostics, diagnostics
+from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, StepHistory
+from tf_neuralode.solvers.runge_kutta import State
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputCotangents:
+    """Derivatives of the loss with respect to the state at the output times.
+
+    Attributes:
+      rows: For each leaf `(num_times, *leaf.shape)`.
+      times: `(num_times,)`.
+    """
+
+    rows: State
+    times: tf.Tensor
+
+    @property
+    def num_times(self):
+        return self.times.shape[0] or tf.shape(self.times)[0]
+
+    def at(self, index) -> State:
+        return [tf.gather(row, index) for row in self.rows]
+
+    def at_end(self) -> State:
+        return self.at(self.num_times - 1)
+
+    def add(self, adjoint_state: State, index) -> State:
+        return [a + b for a, b in zip(adjoint_state, self.at(index), strict=True)]
+
+    def of_step(self, index, t, t_next, method, like: State):
+        """Cotangents of a step's dense solution from the output times inside the step.
+
+        y(t_i) = sum_m theta_i^m coefficients[m], so coefficients[m] has sum_i theta_i^m g_i.
+
+        Args:
+          index: Last output time that has not been treated; the first is never treated here.
+
+        Returns:
+          The next index, and for each leaf `(num_coefficients, *leaf.shape)`.
+        """
+        num = method.num_coefficients
+        forwards = t_next > t
+
+        def inside(i):
+            time = tf.gather(self.times, tf.maximum(i, 0))
+            return (i >= 1) & tf.where(forwards, time > t, time < t)
+
+        def add(i, sums):
+            theta = (tf.gather(self.times, i) - t) / (t_next - t)
+            powers = interpolation.powers(theta, num)
+            products = []
+            for total, cotangent in zip(sums, self.at(i), strict=True):
+                column = tf.reshape(
+                    tf.cast(powers, total.dtype), [num] + [1] * cotangent.shape.rank
+                )
+                products.append(total + column * cotangent[tf.newaxis])
+            return i - 1, products
+
+        zeros = [tf.stack([tf.zeros_like(x)] * num) for x in like]
+        return tf.while_loop(lambda i, _: inside(i), add, (index, zeros))
+
+
+Backward = Callable[[Problem, object, OutputCotangents, list], tuple[State, list, tf.Tensor]]
+
+
+def solve_and_store(
+    problem: Problem, checkpoints: Checkpoints, backward: Backward, name: str
+) -> Solution:
+    """Solves `problem`, and differentiates it by `backward`.
+
+    Args:
+      problem: What to solve, with a solver of ours.
+      checkpoints: What to keep for the backward pass.
+      backward: `backward(problem, stored, cotangents, sources)` returns the gradients of y0, those
+        of the sources (parameters, then variables) and how often it evaluated f.
+      name: Of the method, for errors.
+    """
+    num_leaves, num_params = len(problem.y0), len(problem.params)
+    slope = first_slope(problem) or []
+
+    def forward(probe, *inputs):
+        del probe
+        y0, params = list(inputs[:num_leaves]), list(inputs[num_leaves:][:num_params])
+        recorders = [OutputTimes(problem.times), checkpoints]
+        if problem.keep_steps:
+            recorders.append(AcceptedSteps(problem.solver.max_num_steps, dense=True))
+        solver = problem.solver.copy(first_slope=list(inputs[num_leaves + num_params :]) or None)
+        result = solver.integrate(
+            lambda t, y: problem.f(t, y, params),
+            problem.times[0],
+            problem.times[-1],
+            y0,
+            recorders,
+            problem.pack,
+        )
+        rows, stored, *steps = result.saved
+        outputs = [*rows, *diagnostics(result), *(tf.nest.flatten(steps))]
+        steps_structure.extend(steps)
+        return outputs, (stored, params, result.status)
+
+    def run_backward(residuals, d_outputs, variables):
+        stored, params, status = residuals
+        # After a failure the solution is NaN, and so is its gradient, whatever the loss made of it.
+        nan = tf.constant(float("nan"), problem.times.dtype)
+        poison = tf.where(status == status_codes.SUCCESS, tf.zeros_like(nan), nan)
+        d_rows = [row + tf.cast(poison, row.dtype) for row in d_outputs[:num_leaves]]
+        cotangents = OutputCotangents(d_rows, problem.times)
+        d_y0, d_sources, num_evaluations = backward(
+            dataclasses.replace(problem, params=params),
+            checkpoints.stored_solution(stored),
+            cotangents,
+            [*params, *variables],
+        )
+        d_probe = tf.cast(num_evaluations, problem.probe.dtype)
+        d_slope = [tf.zeros_like(k) for k in slope]
+        d_inputs = [d_probe, *d_y0, *d_sources[:num_params], *d_slope]
+        return d_inputs, d_sources[num_params:]
+
+    steps_structure: list[StepHistory] = []
+    outputs = with_backward(
+        forward, run_backward, [problem.probe, *problem.y0, *problem.params, *slope], name
+    )
+    outputs = list(outputs)
+    num_diagnostics = len(Diagnostics._fields)
+    rows, rest = outputs[:num_leaves], outputs[num_leaves:]
+    steps = None
+    if problem.keep_steps:
+        flat = [tf.stop_gradient(x) for x in rest[num_diagnostics:]]
+        steps = tf.nest.pack_sequence_as(steps_structure[0], flat)
+    return Solution(rows, Diagnostics(*rest[:num_diagnostics]), steps)

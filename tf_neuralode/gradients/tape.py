@@ -1,0 +1,93 @@
+"""Gradients through the solver's own steps."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
+from tf_neuralode.gradients.kept_activations import solve_keeping_activations
+from tf_neuralode.gradients.step_vjp import step_vjp
+from tf_neuralode.gradients.stored_solution import (
+    Checkpoints,
+    StoredSolution,
+    num_evaluations_of_replay,
+)
+from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
+from tf_neuralode.solvers.recording import read
+
+
+@keras.saving.register_keras_serializable("tf_neuralode")
+class Tape(Gradient):
+    """Exact gradient of the discrete solution at its own step sequence.
+
+    The accepted steps y_{n+1} = Phi_n(y_n, params) are differentiated one by one, last first, with
+    the step sizes as constants; rejected steps play no part:
+
+        lambda_n   = (d Phi_n / d y)^T lambda_{n+1}
+        dL/dparams = sum_n (d Phi_n / d params)^T lambda_{n+1}
+
+    It has no error beyond rounding, at any tolerance, for any field.
+
+    Args:
+      checkpoint: If true, memory grows like sqrt(max_num_steps), see `stored_solution`, and each
+        accepted step is evaluated once more, or twice. If false, the activations of all steps are
+        kept: faster, and differentiable to any order, but memory grows with the number of steps,
+        and under XLA with `max_num_steps`, which then should be small.
+    """
+
+    def __init__(self, checkpoint: bool = True):
+        self._checkpoint = bool(checkpoint)
+
+    def get_config(self):
+        return {"checkpoint": self._checkpoint}
+
+    def solve(self, problem: Problem) -> Solution:
+        self.check_solver(problem.solver)
+        if not self._checkpoint:
+            return solve_keeping_activations(problem)
+        checkpoints = Checkpoints(problem.solver.max_num_steps, dense=False)
+        return solve_and_store(problem, checkpoints, _backward, type(self).__name__)
+
+
+def _backward(problem: Problem, stored: StoredSolution, cotangents: OutputCotangents, sources):
+    """Gradients of y0 and of `sources`, and the number of evaluations of f."""
+    method = problem.solver.method
+    # A step's dense solution matters only where the loss sees it.
+    dense = problem.has_interior_times
+    f = lambda t, y: problem.f(t, y, problem.params)
+
+    def step(n, adjoint_state, d_sources, segment, next_output, num_evaluations):
+        index, position = n // stored.segment_size, n % stored.segment_size
+        # The last step of an earlier segment: time to bring that segment back.
+        enters = (position == stored.segment_size - 1) & (index < stored.last_index)
+        segment, resolved = stored.resolve(enters, index, segment, method, f, dense=False)
+        t, t_next = stored.times[n], stored.times[n + 1]
+        y = read(segment, position)
+
+        d_dense = None
+        if dense:
+            next_output, d_dense = cotangents.of_step(next_output, t, t_next, method, adjoint_state)
+        adjoint_state, d_sources = step_vjp(
+            f, method, t, t_next, y, sources, adjoint_state, d_dense, d_sources
+        )
+        num_evaluations += resolved + num_evaluations_of_replay(method, dense)
+        return n - 1, adjoint_state, d_sources, segment, next_output, num_evaluations
+
+    start = (
+        stored.num_steps - 1,
+        cotangents.at_end(),
+        [tf.zeros_like(x) for x in sources],
+        stored.last_segment,
+        cotangents.num_times - 2,
+        tf.constant(0),
+    )
+    _, adjoint_state, d_sources, _, _, num_evaluations = tf.while_loop(
+        lambda n, *_: n >= 0,
+        step,
+        start,
+        # The graph runtime would take the stages of the next ten steps beforehand, since they
+        # don't depend on the adjoint state, and hold their activations.
+        parallel_iterations=1,
+    )
+    return cotangents.add(adjoint_state, 0), d_sources, num_evaluations

@@ -1,0 +1,240 @@
+"""The Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_neuralode import dynamics as dynamics_lib
+from tf_neuralode import gradients, solvers
+from tf_neuralode.dynamics import Dynamics
+from tf_neuralode.failure import check_success
+from tf_neuralode.odeint import odeint
+from tf_neuralode.samples import FiniteSamples
+from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.times import check_t_eval, check_t_span
+from tf_neuralode.xla import inside_xla
+
+_FAILURE_MODES = ("raise", "nan")
+
+
+@keras.saving.register_keras_serializable("tf_neuralode")
+class NeuralODE(keras.layers.Layer):
+    """Maps a state y(t0) to the solution of dy/dt = dynamics(y) at t1.
+
+    The dynamics' weights are the layer's weights. Random layers inside the dynamics (Dropout) draw
+    once a call; moving statistics (BatchNormalization) are updated once a training call.
+
+    Args:
+      dynamics: Keras layer or model whose output has the shape of its state input.
+      t_span: Initial and final time, in units of time; may run backwards (t1 < t0).
+      solver: Name (`solvers.names()`), one of `tf_neuralode.solvers`, or any
+        `tfp.math.ode.Solver`.
+      gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
+      rtol, atol: Tolerances of an adaptive solver given by name, positive: numbers, or arrays that
+        broadcast against the state. 1e-3 and 1e-6 if `None`.
+      t_eval: Times at which to return the state, inside `t_span`, in its direction; both ends of
+        `t_span` if `None`. Needs `return_sequences=True`.
+      return_sequences: Whether to return the states at all times of `t_eval`.
+      time_dependent: Whether dynamics is called on `[t, y]`, t of shape `(batch, 1)`.
+      on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
+        Where XLA compiles the solve nothing can be raised and the output is NaN.
+      track_stats: Whether the number of evaluations of the dynamics (`nfe`) and of failed solves
+        (`failed_solves`) appear in the logs of `fit`.
+      jit_compile: Whether to compile this solve with XLA, whatever the model does.
+
+    Call arguments:
+      y0: State at `t_span[0]`: floating point, `(batch, ...)`.
+      training: Passed to the dynamics.
+
+    Input shape: `(batch, ...)`, any shape behind the batch axis.
+
+    Output shape: that of the input; with `return_sequences=True` `(batch, num_times, ...)`.
+
+    Raises:
+      ValueError, TypeError: at construction or build, for arguments that don't fit.
+      tf.errors.InvalidArgumentError: from a solve that fails, with `on_failure="raise"`.
+
+    Example:
+    ```python
+    model = keras.Sequential([
+        keras.Input((2,)),
+        NeuralODE(keras.Sequential([keras.layers.Dense(16, "tanh"), keras.layers.Dense(2)])),
+    ])
+    model.compile("adam", "mse")
+    ```
+
+    Reference: R. T. Q. Chen et al., Neural ordinary differential equations, NeurIPS 2018.
+    """
+
+    def __init__(
+        self,
+        dynamics: keras.layers.Layer,
+        t_span=(0.0, 1.0),
+        *,
+        solver="dormand_prince",
+        gradient="adjoint",
+        rtol: Any = None,
+        atol: Any = None,
+        t_eval=None,
+        return_sequences: bool = False,
+        time_dependent: bool = False,
+        on_failure: str = "raise",
+        track_stats: bool = False,
+        jit_compile: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        dynamics_lib.check_dynamics(dynamics)
+        if on_failure not in _FAILURE_MODES:
+            raise ValueError(
+                f"Argument on_failure must be one of {', '.join(map(repr, _FAILURE_MODES))}. "
+                f"Received: on_failure={on_failure!r}"
+            )
+        self._hold_state_in_full_precision()
+        self.dynamics = dynamics
+        self.t_span = check_t_span(t_span)
+        self.t_eval = check_t_eval(t_eval, self.t_span, return_sequences)
+        self._solver_identifier = solver
+        self.rtol, self.atol = rtol, atol
+        self.solver = solvers.get(solver, rtol, atol)
+        self.gradient = gradients.get(gradient)
+        self.gradient.check_solver(self.solver)
+        self.return_sequences = return_sequences
+        self.time_dependent = time_dependent
+        self.on_failure = on_failure
+        self.track_stats = track_stats
+        self.jit_compile = jit_compile
+        if track_stats:
+            self._nfe = keras.metrics.Mean(name="nfe")
+            self._failed_solves = keras.metrics.Sum(name="failed_solves")
+        # Made once and kept: a compiled function for each call would compile at each call.
+        self._compiled_solve = tf.function(self._solve, jit_compile=True, autograph=False)
+
+    def _hold_state_in_full_precision(self):
+        """Under a mixed policy the dynamics computes in 16 bits, the state is held in 32."""
+        if self.compute_dtype in ("float16", "bfloat16"):
+            self.dtype_policy = keras.DTypePolicy("float32")
+
+    def build(self, input_shape):
+        dynamics_lib.build(
+            self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
+        )
+        self.built = True
+
+    def call(self, y0, training=None):
+        y0 = self._checked_input(y0)
+        training = bool(training)
+        dynamics = Dynamics(self.dynamics, self.time_dependent, training)
+        params, constants = dynamics.read_params(), dynamics.read_constants()
+        # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
+        compiled = self.jit_compile and not inside_xla()
+        solve = self._compiled_solve if compiled else self._solve
+        states, final_state, finite, diagnostics = solve(y0, params, constants, training=training)
+        if training:
+            ends = ((self._time(0), y0), (self._time(-1), final_state))
+            for variable, value in dynamics.updates(ends, params, constants):
+                variable.assign(value)
+        if self.track_stats:
+            self._update_stats(diagnostics)
+        if self.on_failure == "raise":
+            states = check_success(states, finite, diagnostics, self.name)
+        return states
+
+    def _checked_input(self, y0):
+        y0 = tf.convert_to_tensor(y0)
+        if not y0.dtype.is_floating:
+            raise TypeError(
+                f"The input of layer {self.name!r} (NeuralODE) must be floating point. Cast it, "
+                f"for example with tf.cast(x, tf.float32). Received: dtype {y0.dtype.name}"
+            )
+        return tf.cast(y0, self.compute_dtype)
+
+    def _time(self, index: int) -> tf.Tensor:
+        return tf.constant(self._times[index], self.compute_dtype)
+
+    @property
+    def _times(self) -> np.ndarray:
+        """Times of the solve: the initial one, then the outputs."""
+        if self.t_eval is None or not self.return_sequences:
+            return np.array(self.t_span)
+        return np.unique([self.t_span[0], *self.t_eval])[
+            :: int(np.sign(np.subtract(*self.t_span[::-1])))
+        ]
+
+    def _solve(self, y0, params, constants, training):
+        """States to return, state at the end, which samples are finite, diagnostics."""
+        dynamics = Dynamics(self.dynamics, self.time_dependent, training)
+        samples = FiniteSamples(y0)
+        results = odeint(
+            lambda t, y, params: dynamics(t, y, params, constants),
+            samples.y,
+            self._times,
+            params,
+            solver=samples.restrict(self.solver),
+            gradient=self.gradient,
+        )
+        final_state = results.states[-1]
+        if not self.return_sequences:
+            states = samples.mask(final_state)
+        else:
+            rows = results.states
+            if self.t_eval is not None and self.t_eval[0] != self.t_span[0]:
+                rows = rows[1:]
+            states = tf.experimental.numpy.moveaxis(samples.mask(rows, batch_axis=1), 0, 1)
+        return states, final_state, samples.finite, results.diagnostics
+
+    def _update_stats(self, diagnostics):
+        self._nfe.update_state(diagnostics.num_ode_fn_evaluations)
+        self._failed_solves.update_state(tf.cast(diagnostics.status < 0, tf.float32))
+
+    def compute_output_shape(self, input_shape):
+        if not self.return_sequences:
+            return tuple(input_shape)
+        num_times = 2 if self.t_eval is None else len(self.t_eval)
+        return (input_shape[0], num_times, *input_shape[1:])
+
+    def compute_output_spec(self, y0, training=None):
+        if not keras.backend.is_float_dtype(y0.dtype):
+            raise TypeError(
+                f"The input of layer {self.name!r} (NeuralODE) must be floating point. "
+                f"Received: dtype {y0.dtype}"
+            )
+        return keras.KerasTensor(self.compute_output_shape(y0.shape), dtype=self.compute_dtype)
+
+    def get_config(self):
+        if isinstance(self._solver_identifier, str):
+            solver = self._solver_identifier
+        elif isinstance(self.solver, RungeKutta):
+            solver = keras.saving.serialize_keras_object(self.solver)
+        else:
+            raise ValueError(
+                "A layer with a stock TFP solver can't be serialized; save its weights, or export "
+                f"the model. Received: solver={type(self.solver).__name__}"
+            )
+        config = {
+            "dynamics": keras.saving.serialize_keras_object(self.dynamics),
+            "t_span": self.t_span,
+            "solver": solver,
+            "gradient": keras.saving.serialize_keras_object(self.gradient),
+            "rtol": solvers.plain(self.rtol),
+            "atol": solvers.plain(self.atol),
+            "t_eval": self.t_eval,
+            "return_sequences": self.return_sequences,
+            "time_dependent": self.time_dependent,
+            "on_failure": self.on_failure,
+            "track_stats": self.track_stats,
+            "jit_compile": self.jit_compile,
+        }
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("dynamics", "solver", "gradient"):
+            if isinstance(config[name], dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)

@@ -1,0 +1,141 @@
+"""The functional interface: dynamics, solver and gradient joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_neuralode import gradients, solvers
+from tf_neuralode.gradients.gradient import Problem
+from tf_neuralode.gradients.time_gradient import attach_times
+from tf_neuralode.results import DenseSolution, Results
+from tf_neuralode.solvers.flat_state import FlatState
+
+
+def odeint(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Any,
+    params: Any = None,
+    *,
+    solver="dormand_prince",
+    gradient="adjoint",
+    rtol: Any = None,
+    atol: Any = None,
+    dense_output: bool = False,
+    backward_counter: tf.Tensor | tf.Variable | None = None,
+) -> Results:
+    """Solves dy/dt = f(t, y) or f(t, y, params) with y(t[0]) = y0.
+
+    Args:
+      f: Function of a scalar time, a state like `y0` and, if `params` is given, `params`; returns
+        the slope, like `y0`. It must be deterministic. Gradients are had for `y0`, `params` and
+        `tf.Variable`s that f reads; not for tensors that f closes over: pass those as `params`.
+      y0: State at `t[0]`: a float or complex tensor of any shape, or a nest of them. Solved in at
+        least float32. Complex states can't be differentiated.
+      t: `(num_times,)`, output times, at least two, strictly increasing or strictly decreasing; the
+        first is the initial time. If a tensor, it has gradients: those of the exact solution.
+      params: Nest of tensors, or `None`.
+      solver: Name (`solvers.names()`) or any `tfp.math.ode.Solver`.
+      gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
+      rtol, atol: Tolerances for a solver given by name: scalars, or per component, see
+        `solvers.AdaptiveRungeKutta`. 1e-3 and 1e-6 if `None`.
+      dense_output: Whether to return the solution at all times between, as `Results.solution`.
+      backward_counter: Scalar float tensor or variable whose "gradient" will be the number of
+        evaluations of f in the backward pass.
+
+    Returns:
+      `Results`. After a failure the states are NaN and `diagnostics.status` says why.
+
+    Raises:
+      ValueError, TypeError: for arguments that don't fit.
+    """
+    # The user's f gets autograph as everywhere in a tf.function; our code has no use for it, and
+    # converting it would take longer than tracing it.
+    f = tf.__internal__.autograph.tf_convert(f, tf.__internal__.autograph.control_status_ctx())
+    solve = tf.autograph.experimental.do_not_convert(_solve)
+    solver = solvers.get(solver, rtol, atol)
+    return solve(f, y0, t, params, solver, gradients.get(gradient), dense_output, backward_counter)
+
+
+def _solve(f, y0, t, params, solver, gradient, dense_output, backward_counter) -> Results:
+    flat = FlatState(y0)
+    times = _times(t, flat.time_dtype)
+    param_leaves, flat_f = _flatten_params(f, params, flat)
+    differentiable_times = tf.is_tensor(t) or isinstance(t, tf.Variable)
+    y0_leaves, finish_rows = flat.leaves, lambda rows: rows
+    if differentiable_times:
+        y0_leaves, finish_rows = attach_times(flat_f, times, y0_leaves, param_leaves)
+        times = tf.stop_gradient(times)
+    probe = tf.zeros([], tf.float32)
+    if backward_counter is not None:
+        probe = tf.cast(tf.convert_to_tensor(backward_counter), tf.float32)
+    solution = gradient.solve(
+        Problem(
+            f=flat_f,
+            times=times,
+            y0=y0_leaves,
+            params=param_leaves,
+            probe=probe,
+            solver=solver,
+            pack=flat.pack_as_held,
+            keep_steps=dense_output,
+        )
+    )
+    dense = DenseSolution.from_steps(solution.steps, flat.pack) if dense_output else None
+    states = flat.pack(finish_rows(solution.rows))
+    return Results(times, states, solution.diagnostics, dense)
+
+
+def _times(t, dtype: tf.DType) -> tf.Tensor:
+    """The output times as a checked tensor."""
+    received = f"Received: t={t}"
+    if not tf.is_tensor(t) and not isinstance(t, tf.Variable):
+        t = np.asarray(t)
+        if t.dtype.kind not in "fiu":
+            raise TypeError(f"Argument t must hold real numbers. {received}")
+    times = tf.cast(t, dtype) if tf.is_tensor(t) else tf.constant(t, dtype)
+    if times.shape.rank != 1:
+        raise ValueError(f"Argument t must be one-dimensional. {received}")
+    if times.shape[0] is not None and times.shape[0] < 2:
+        raise ValueError(
+            f"Argument t must hold an initial and at least one output time. {received}"
+        )
+    steps = times[1:] - times[:-1]
+    # False for NaN, too.
+    monotone = tf.reduce_all(steps > 0) | tf.reduce_all(steps < 0)
+    message = (
+        "Argument t must be strictly increasing or strictly decreasing, in the precision of the "
+        f"state ({dtype.name}). Sort t and drop repeated times."
+    )
+    known = tf.get_static_value(monotone)
+    if known is None:
+        with tf.control_dependencies(
+            [tf.debugging.Assert(monotone, [message, "Received:", times])]
+        ):
+            return tf.identity(times)
+    if not known:
+        raise ValueError(f"{message} {received}")
+    return times
+
+
+def _flatten_params(f, params, flat: FlatState):
+    """The parameters that can have gradients, and f on flat lists of state and of those."""
+    structure = () if params is None else tf.nest.map_structure(tf.convert_to_tensor, params)
+    leaves = tf.nest.flatten(structure)
+    differentiable = [i for i, leaf in enumerate(leaves) if leaf.dtype.is_floating]
+
+    def flat_f(t, y, values):
+        if params is None:
+            return flat.flat_fn(f)(t, y)
+        # Integer parameters, seeds for example, are constants of the solve.
+        all_leaves = list(leaves)
+        for i, value in zip(differentiable, values, strict=True):
+            all_leaves[i] = value
+        packed = tf.nest.pack_sequence_as(structure, all_leaves)
+        return flat.flat_fn(lambda t, y: f(t, y, packed))(t, y)
+
+    return [leaves[i] for i in differentiable], flat_f

@@ -1,0 +1,78 @@
+"""What `odeint` returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_neuralode.solvers import interpolation
+from tf_neuralode.solvers.recording import StepHistory
+from tf_neuralode.solvers.runge_kutta import State
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseSolution:
+    """The solution at any time of the interval.
+
+    Attributes:
+      times: `(num_steps + 1,)`, ends of the accepted steps. In a `tf.function` there are
+        `max_num_steps + 1` entries, the room behind the valid ones filled with the last.
+      states: States there: each leaf `(num_steps + 1, *leaf.shape)`.
+      num_accepted_steps: Number of valid steps.
+    """
+
+    times: tf.Tensor
+    states: Any
+    num_accepted_steps: tf.Tensor
+    _coefficients: State
+    _pack: Callable[[State], Any]
+
+    @classmethod
+    def from_steps(cls, steps: StepHistory, pack: Callable[[State], Any]) -> DenseSolution:
+        """From the steps that a solve kept."""
+        steps = steps.trimmed() if tf.executing_eagerly() else steps.padded()
+        return cls(steps.times, pack(steps.states), steps.num_accepted, steps.dense, pack)
+
+    def evaluate(self, t) -> Any:
+        """The state at the times `t`, a scalar or `(num,)`: each leaf `(*t.shape, *leaf.shape)`.
+
+        NaN at times outside the interval that was solved. Not differentiable.
+        """
+        t = tf.cast(t, self.times.dtype)
+        flat = tf.reshape(t, [-1])
+        first, last = self.times[0], self.times[self.num_accepted_steps]
+        direction = tf.where(last < first, -tf.ones_like(first), tf.ones_like(first))
+        ends = direction * self.times[1:]
+        index = tf.searchsorted(ends, direction * flat)
+        index = tf.clip_by_value(index, 0, tf.maximum(self.num_accepted_steps - 1, 0))
+        start, end = tf.gather(self.times, index), tf.gather(self.times, index + 1)
+        theta = (flat - start) / (end - start)
+        inside = (direction * (flat - first) >= 0) & (direction * (last - flat) >= 0)
+        theta = tf.where(inside, theta, tf.constant(float("nan"), theta.dtype))
+        rows = []
+        for leaf in self._coefficients:
+            chosen = tf.gather(leaf, index)
+            row = interpolation.evaluate_rows(chosen, theta)
+            rows.append(tf.reshape(row, tf.concat([tf.shape(t), tf.shape(row)[1:]], axis=0)))
+        return self._pack(rows)
+
+
+class Results(NamedTuple):
+    """What `odeint` returns.
+
+    Attributes:
+      times: `(num_times,)`, the output times.
+      states: State at each of them: each leaf `(num_times, *leaf.shape)`; NaN where the solve
+        didn't get to.
+      diagnostics: `solvers.Diagnostics`: `num_ode_fn_evaluations`, `num_accepted_steps`,
+        `num_rejected_steps`, `final_time`, `status`, `success`.
+      solution: `DenseSolution` with `dense_output=True`, otherwise `None`.
+    """
+
+    times: tf.Tensor
+    states: Any
+    diagnostics: Any
+    solution: DenseSolution | None = None

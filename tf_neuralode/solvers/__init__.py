@@ -1,0 +1,99 @@
+"""Solvers: how time is stepped. Every one is a `tfp.math.ode.Solver`."""
+
+from __future__ import annotations
+
+import difflib
+
+import tensorflow_probability as tfp
+
+from tf_neuralode.solvers.adaptive_solver import AdaptiveRungeKutta
+from tf_neuralode.solvers.checks import plain
+from tf_neuralode.solvers.diagnostics import Diagnostics
+from tf_neuralode.solvers.fixed_solver import FixedStepRungeKutta
+from tf_neuralode.solvers.methods import (
+    RK4,
+    Bosh3,
+    DormandPrince,
+    DormandPrince8,
+    Euler,
+    Heun,
+    Midpoint,
+    Tsit5,
+)
+from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.solvers.tableau import ButcherTableau
+
+__all__ = [
+    "RK4",
+    "AdaptiveRungeKutta",
+    "Bosh3",
+    "ButcherTableau",
+    "Diagnostics",
+    "DormandPrince",
+    "DormandPrince8",
+    "Euler",
+    "FixedStepRungeKutta",
+    "Heun",
+    "Midpoint",
+    "RungeKutta",
+    "Tsit5",
+    "get",
+    "names",
+    "plain",
+]
+
+_BY_NAME = {
+    "dormand_prince": DormandPrince,
+    "tsit5": Tsit5,
+    "bosh3": Bosh3,
+    "dormand_prince8": DormandPrince8,
+    "euler": Euler,
+    "midpoint": Midpoint,
+    "heun": Heun,
+    "rk4": RK4,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get` knows."""
+    return tuple(_BY_NAME)
+
+
+def get(identifier, rtol=None, atol=None) -> tfp.math.ode.Solver:
+    """The solver that a name or an object stands for.
+
+    Args:
+      identifier: A name (see `names`) or any `tfp.math.ode.Solver`.
+      rtol: Relative tolerance for an adaptive solver given by name.
+      atol: Absolute tolerance, likewise.
+
+    Raises:
+      ValueError: for an unknown name, or tolerances beside a solver object.
+      TypeError: for anything else.
+    """
+    given = {k: v for k, v in {"rtol": rtol, "atol": atol}.items() if v is not None}
+    if isinstance(identifier, str):
+        if identifier not in _BY_NAME:
+            raise ValueError(
+                f"Argument solver must be a solver or one of the names {', '.join(names())}. "
+                f"Received: solver={identifier!r}{_did_you_mean(identifier)}"
+            )
+        solver = _BY_NAME[identifier]
+        return solver(**given) if issubclass(solver, AdaptiveRungeKutta) else solver()
+    if not isinstance(identifier, tfp.math.ode.Solver):
+        raise TypeError(
+            "Argument solver must be a name or a tfp.math.ode.Solver. "
+            f"Received: solver={identifier!r}"
+        )
+    if given:
+        received = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(
+            "Arguments rtol and atol are for a solver given by name; a solver object carries its "
+            f"own. Received: solver={identifier!r}, {received}"
+        )
+    return identifier
+
+
+def _did_you_mean(name: str) -> str:
+    close = difflib.get_close_matches(name, names(), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,161 @@
+"""Base class of the adaptive solvers: their settings, handed to the adaptive loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_neuralode.solvers import adaptive, checks
+from tf_neuralode.solvers.integration import Integration
+from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.solvers.step_size import StepSizeController, Tolerances, rms_norm
+
+
+class AdaptiveRungeKutta(RungeKutta):
+    """Base of the adaptive methods: steps as long as the tolerances allow.
+
+    Args:
+      rtol, atol: Relative and absolute tolerance of the local error, positive: scalars, arrays
+        that broadcast against the state, or nests of the state's structure. A step is good enough
+        if the RMS over all components of `error / (atol + rtol * max(|y|, |y1|))` is at most 1.
+      first_step_size: Size of the first step, in units of time; chosen by the solver if `None`.
+      max_num_steps: Attempts (accepted and rejected) after which a solve fails with status -1.
+      safety_factor: Factor on each proposed step, in (0, 1).
+      min_step_size_factor, max_step_size_factor: Bounds of the change from one step to the next.
+      max_step_size: Longest step, in units of time; unbounded if `None`.
+      norm: Function that maps the scaled error, in the state's structure, to a scalar; the RMS
+        over all components if `None`.
+      make_adjoint_solver_fn: As in `tfp.math.ode.Solver`.
+      validate_args: As in `tfp.math.ode.Solver`; our own checks are always made.
+      name: Prefix of the operations' names.
+
+    Raises:
+      ValueError, TypeError: for settings out of range.
+
+    Reference: Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, II.4.
+    """
+
+    # Weight of the integral part of the step-size control, see `StepSizeController`.
+    beta: float | None = None
+
+    def __init__(
+        self,
+        rtol=1e-3,
+        atol=1e-6,
+        first_step_size=None,
+        max_num_steps=1000,
+        *,
+        safety_factor=0.9,
+        min_step_size_factor=0.2,
+        max_step_size_factor=10.0,
+        max_step_size=None,
+        norm=None,
+        make_adjoint_solver_fn=None,
+        validate_args=False,
+        name=None,
+    ):
+        super().__init__(
+            make_adjoint_solver_fn=make_adjoint_solver_fn,
+            validate_args=validate_args,
+            name=name,
+        )
+        self._rtol = checks.tolerance("rtol", rtol)
+        self._atol = checks.tolerance("atol", atol)
+        self._first_step_size = checks.optional_positive("first_step_size", first_step_size)
+        self._max_num_steps = checks.positive_integer("max_num_steps", max_num_steps)
+        self._safety_factor = checks.inside("safety_factor", safety_factor, 0, 1)
+        self._min_step_size_factor = checks.inside(
+            "min_step_size_factor", min_step_size_factor, 0, 1
+        )
+        self._max_step_size_factor = checks.inside(
+            "max_step_size_factor", max_step_size_factor, 1, np.inf
+        )
+        self._max_step_size = checks.optional_positive("max_step_size", max_step_size)
+        self._norm = checks.optional_function("norm", norm)
+
+    @property
+    def max_num_steps(self):
+        """The most steps that a solve can take."""
+        return self._max_num_steps
+
+    def with_seminorm(self, num_parts):
+        """As in `RungeKutta`, with one tolerance for all components: the smallest."""
+        norm = self._norm or _rms
+
+        def seminorm(augmented):
+            squares = [norm(part) ** 2 for part in augmented[:num_parts]]
+            # Of parts of one size, so this is the RMS over all of them if `norm` is an RMS.
+            return tf.sqrt(tf.add_n(squares) / num_parts)
+
+        # A tolerance for each component has no counterpart among the parameters.
+        return self.copy(norm=seminorm, rtol=_smallest(self._rtol), atol=_smallest(self._atol))
+
+    def with_norm(self, norm: Callable[[Any], tf.Tensor]) -> AdaptiveRungeKutta:
+        """The same solver with another error norm."""
+        return self.copy(norm=norm)
+
+    def integrate(
+        self, f, t0, t1, y0, recorders=(), pack=list, previous_step_size=None
+    ) -> Integration:
+        """As in `RungeKutta`, by the adaptive loop."""
+        norm = self._norm or _rms
+        error_order = self.method.error_order
+        settings = adaptive.AdaptiveSettings(
+            controller=StepSizeController(
+                error_order=error_order,
+                safety_factor=self._safety_factor,
+                min_step_size_factor=self._min_step_size_factor,
+                max_step_size_factor=self._max_step_size_factor,
+                beta=0.2 / (error_order + 1) if self.beta is None else self.beta,
+            ),
+            tolerances=Tolerances.broadcast(self._rtol, self._atol, y0, pack, t0.dtype),
+            norm=lambda leaves: norm(pack(leaves)),
+            first_step_size=self._first_step_size,
+            max_step_size=self._max_step_size,
+            max_num_steps=self._max_num_steps,
+        )
+        return adaptive.integrate(
+            self.method,
+            settings,
+            f,
+            t0,
+            t1,
+            y0,
+            recorders,
+            previous_step_size,
+            self._first_slope,
+        )
+
+    def get_config(self):
+        """Arguments of the constructor; a solver with functions among them has none.
+
+        Raises:
+          ValueError: if `norm` or `make_adjoint_solver_fn` was given.
+        """
+        self._check_serializable(self._norm is not None or self._custom_adjoint)
+        return {
+            "rtol": checks.plain(self._rtol),
+            "atol": checks.plain(self._atol),
+            "first_step_size": self._first_step_size,
+            "max_num_steps": self._max_num_steps,
+            "safety_factor": self._safety_factor,
+            "min_step_size_factor": self._min_step_size_factor,
+            "max_step_size_factor": self._max_step_size_factor,
+            "max_step_size": self._max_step_size,
+            "validate_args": self._validate_args,
+            "name": self._name,
+        }
+
+
+def _rms(nest) -> tf.Tensor:
+    return rms_norm(tf.nest.flatten(nest))
+
+
+def _smallest(tolerance):
+    leaves = tf.nest.flatten(tolerance)
+    if any(tf.is_tensor(leaf) for leaf in leaves):
+        return tf.reduce_min([tf.reduce_min(leaf) for leaf in leaves])
+    return min(float(np.min(leaf)) for leaf in leaves)

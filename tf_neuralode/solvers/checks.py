@@ -1,0 +1,87 @@
+"""Checks of settings: a clear error at construction, never a TensorFlow stack later."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def _is_number(value) -> bool:
+    is_real = isinstance(value, numbers.Real | np.floating | np.integer)
+    return is_real and not isinstance(value, bool | np.bool_)
+
+
+def inside(name: str, value, lower: float, upper: float) -> float:
+    """`value` as a float, if it lies strictly between the bounds."""
+    if not _is_number(value):
+        raise TypeError(f"Argument {name} must be a number. Received: {name}={value!r}")
+    if not lower < value < upper:
+        raise ValueError(
+            f"Argument {name} must lie between {lower} and {upper}. Received: {name}={value}"
+        )
+    return float(value)
+
+
+def optional_positive(name: str, value) -> float | None:
+    """`value` as a positive float, or `None`."""
+    if value is None or (_is_number(value) and 0 < value < math.inf):
+        return value if value is None else float(value)
+    kind = ValueError if _is_number(value) else TypeError
+    raise kind(f"Argument {name} must be a positive number or None. Received: {name}={value!r}")
+
+
+def optional_function(name: str, value):
+    """`value`, if it is `None` or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"Argument {name} must be a function or None. Received: {name}={value!r}")
+    return value
+
+
+def positive_integer(name: str, value) -> int:
+    """`value` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"Argument {name} must be an integer. Received: {name}={value!r}")
+    if value < 1:
+        raise ValueError(f"Argument {name} must be at least 1. Received: {name}={value}")
+    return int(value)
+
+
+def tolerance(name: str, value: Any) -> Any:
+    """A scalar, an array, or a nest of them, all entries positive and finite.
+
+    Tensors whose value isn't known yet pass.
+    """
+    if not tf.is_tensor(value) and not tf.nest.flatten(value):
+        raise ValueError(f"Argument {name} must not be empty. Received: {name}={value!r}")
+    for leaf in tf.nest.flatten(value):
+        if tf.is_tensor(leaf) and not hasattr(leaf, "numpy"):
+            continue
+        array = np.asarray(leaf)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"Argument {name} must be a number. Received: {name}={value!r}")
+        if not (np.all(array > 0) and np.all(np.isfinite(array))):
+            raise ValueError(
+                f"Argument {name} must be positive and finite. Received: {name}={value}"
+            )
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A setting as Python numbers and lists, which JSON can hold.
+
+    Raises:
+      ValueError: for a tensor whose value isn't known yet.
+    """
+
+    def leaf(x):
+        if x is None or isinstance(x, int | float):
+            return x
+        if tf.is_tensor(x) and not hasattr(x, "numpy"):
+            raise ValueError(f"A tensor inside a tf.function can't be serialized. Received: {x}")
+        return np.asarray(x).tolist()
+
+    return tf.nest.map_structure(leaf, value)

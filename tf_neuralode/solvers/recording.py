@@ -1,0 +1,228 @@
+"""What a solve keeps of its steps. The loops know only the interface `Recorder`.
+
+A recorder writes at every attempt, into the slot of the step that is being attempted: a rejected
+attempt is overwritten by the next one, which is cheaper than a branch around the write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_neuralode.solvers import interpolation
+from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.xla import inside_xla
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One attempted step.
+
+    Attributes:
+      index: Number of accepted steps before it.
+      t, t_next: Its ends.
+      y, y1: The states there (y1 counts only if the step is accepted).
+      accepted: Boolean scalar.
+      dense: The step's dense solution, see `interpolation`; `None` if no recorder asks for it.
+    """
+
+    index: tf.Tensor
+    t: tf.Tensor
+    t_next: tf.Tensor
+    y: State
+    y1: State
+    accepted: tf.Tensor
+    dense: State | None
+
+
+class Recorder:
+    """Interface: `start`, then `record` at each attempt, then `finish`, each passing on `saved`."""
+
+    # Whether the recorder asks for dense output, which costs some methods further evaluations.
+    needs_dense = False
+
+    def start(self, t0: tf.Tensor, y0: State) -> Any:
+        """What is saved before the first step."""
+        raise NotImplementedError
+
+    def record(self, saved: Any, step: Step) -> Any:
+        """What is saved after an attempt."""
+        raise NotImplementedError
+
+    def finish(self, saved: Any, t: tf.Tensor, y: State, num_accepted: tf.Tensor) -> Any:
+        """Called once, with the last time reached and the state there (NaN after a failure)."""
+        del t, y, num_accepted
+        return saved
+
+
+def state_arrays(y: State, size, leading: tuple[int, ...] = ()) -> list[tf.TensorArray]:
+    """A `TensorArray` for each leaf, whose items have the leaf's shape behind `leading`."""
+    return [
+        tf.TensorArray(x.dtype, size, element_shape=[*leading, *x.shape], clear_after_read=False)
+        for x in y
+    ]
+
+
+def not_a_number_like(y: State) -> State:
+    """NaN in the shape of each leaf."""
+    return [tf.zeros_like(x) + tf.constant(float("nan"), x.dtype) for x in y]
+
+
+def write(arrays: list[tf.TensorArray], index: tf.Tensor, y: State) -> list[tf.TensorArray]:
+    """Each leaf of `y` written into its array."""
+    return [array.write(index, x) for array, x in zip(arrays, y, strict=True)]
+
+
+def read(arrays: list[tf.TensorArray], index: tf.Tensor) -> State:
+    """The leaves that `write` wrote."""
+    return [array.read(index) for array in arrays]
+
+
+class OutputTimes(Recorder):
+    """The state at `times`: first, last, and by dense output those between.
+
+    Result: for each leaf `(num_times, *leaf.shape)`. Times that were not reached hold NaN.
+    """
+
+    def __init__(self, times: tf.Tensor):
+        self._times = times
+        self._num = tf.shape(times)[0] if times.shape[0] is None else times.shape[0]
+        # Two times are the ends, which need no interpolation; then there is nothing to record.
+        self.needs_dense = times.shape[0] is None or times.shape[0] > 2
+        self._y0: State | None = None
+
+    def start(self, t0, y0):
+        """The rows, all of them NaN."""
+        del t0
+        self._y0 = y0
+        if not self.needs_dense:
+            return ()
+        arrays = []
+        for array, x in zip(state_arrays(y0, self._num), not_a_number_like(y0), strict=True):
+            rows = tf.repeat(x[tf.newaxis], self._num, axis=0)
+            arrays.append(array.unstack(tf.ensure_shape(rows, [self._times.shape[0], *x.shape])))
+        return tf.constant(1), arrays
+
+    def record(self, saved, step):
+        """Fills the rows of the times that the step got to."""
+        if not self.needs_dense:
+            return saved
+        return self._write_one_by_one(saved, step) if inside_xla() else self._write_all(saved, step)
+
+    def _reached(self, times, step):
+        """Whether the step got to `times`."""
+        passed = tf.where(step.t_next > step.t, times <= step.t_next, times >= step.t_next)
+        return step.accepted & passed
+
+    def _write_all(self, saved, step):
+        """All output times of a step at once; how many they are is known at run time only."""
+        index, arrays = saved
+        end = tf.reduce_sum(tf.cast(self._reached(self._times[:-1], step), tf.int32))
+        end = tf.maximum(end, index)
+        rows = tf.range(index, end)
+        theta = (self._times[index:end] - step.t) / (step.t_next - step.t)
+        values = interpolation.evaluate(step.dense, theta)
+        return end, [array.scatter(rows, x) for array, x in zip(arrays, values, strict=True)]
+
+    def _write_one_by_one(self, saved, step):
+        """The same under XLA, where shapes are fixed and a small loop costs little."""
+        h = step.t_next - step.t
+
+        def inside(i, _):
+            return (i < self._num - 1) & self._reached(tf.gather(self._times, i), step)
+
+        def write_next(i, arrays):
+            value = interpolation.evaluate(step.dense, (tf.gather(self._times, i) - step.t) / h)
+            return i + 1, write(arrays, i, value)
+
+        return tf.while_loop(inside, write_next, saved)
+
+    def finish(self, saved, t, y, num_accepted):
+        """The first and the last row, the states at the ends, are added."""
+        del t, num_accepted
+        if not self.needs_dense:
+            return [tf.stack([a, b]) for a, b in zip(self._y0, y, strict=True)]
+        _, arrays = saved
+        arrays = write(write(arrays, 0, self._y0), self._num - 1, y)
+        return [array.stack() for array in arrays]
+
+
+class AcceptedSteps(Recorder):
+    """Times and states at the ends of all accepted steps, and their dense solutions if `dense`.
+
+    Args:
+      max_num_steps: The most steps that the solve can take.
+      dense: Whether to keep the coefficients of dense output, see `interpolation`.
+
+    Result: `StepHistory`, arrays with room for `max_num_steps` steps.
+    """
+
+    def __init__(self, max_num_steps: int, dense: bool = False):
+        self._max_num_steps = max_num_steps
+        self.needs_dense = dense
+        self._num_coefficients = None
+
+    def start(self, t0, y0):
+        """The initial state."""
+        times = tf.TensorArray(t0.dtype, self._max_num_steps + 1, element_shape=[])
+        states = write(state_arrays(y0, self._max_num_steps + 1), 0, y0)
+        dense = state_arrays(y0, self._max_num_steps, (None,)) if self.needs_dense else []
+        return times.write(0, t0), states, dense
+
+    def record(self, saved, step):
+        """Adds the end of the step."""
+        times, states, dense = saved
+        times = times.write(step.index + 1, step.t_next)
+        states = write(states, step.index + 1, step.y1)
+        if self.needs_dense:
+            dense = write(dense, step.index, step.dense)
+        return times, states, dense
+
+    def finish(self, saved, t, y, num_accepted):
+        """A `StepHistory`."""
+        times, states, dense = saved
+        return StepHistory(
+            times.stack(),
+            [array.stack() for array in states],
+            [array.stack() for array in dense],
+            num_accepted,
+        )
+
+
+class StepHistory(NamedTuple):
+    """Accepted steps of a solve, with room for more.
+
+    Attributes:
+      times: `(max_num_steps + 1,)`; entry 0 is the initial time.
+      states: For each leaf `(max_num_steps + 1, *leaf.shape)`.
+      dense: For each leaf `(max_num_steps, num_coefficients, *leaf.shape)`, or nothing.
+      num_accepted: How many steps are valid.
+    """
+
+    times: tf.Tensor
+    states: State
+    dense: State
+    num_accepted: tf.Tensor
+
+    def trimmed(self) -> StepHistory:
+        """Valid steps only, of a length known at run time: not under XLA."""
+        n = self.num_accepted
+        return StepHistory(
+            self.times[: n + 1], [x[: n + 1] for x in self.states], [x[:n] for x in self.dense], n
+        )
+
+    def padded(self) -> StepHistory:
+        """The room behind the valid steps filled with the last of them."""
+
+        def fill(x, last):
+            return tf.gather(x, tf.minimum(tf.range(tf.shape(x)[0]), last))
+
+        n = self.num_accepted
+        return StepHistory(
+            fill(self.times, n),
+            [fill(x, n) for x in self.states],
+            [fill(x, tf.maximum(n - 1, 0)) for x in self.dense],
+            n,
+        )

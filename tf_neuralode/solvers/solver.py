@@ -1,0 +1,235 @@
+"""Our solvers as `tfp.math.ode.Solver`: the one file that meets TFP's abstract interface.
+
+TFP's `Solver.solve` brings the signature, the checks and the adjoint (the state solved backwards);
+a subclass supplies `_solve` and the state that one solve hands on to the next.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_neuralode.solvers.diagnostics import diagnostics
+from tf_neuralode.solvers.flat_state import FlatState
+from tf_neuralode.solvers.integration import Integration
+from tf_neuralode.solvers.method import Method
+from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, Recorder, StepHistory
+from tf_neuralode.solvers.runge_kutta import OdeFn, State
+from tf_neuralode.solvers.tableau import ButcherTableau
+
+
+class InternalState(NamedTuple):
+    """What one solve hands on to the next, and what it kept of its steps.
+
+    Attributes:
+      step_size: Size of the next step; 0 for "choose one".
+      steps: `StepHistory` with dense solutions, if the solver was asked to keep it.
+    """
+
+    step_size: tf.Tensor
+    steps: StepHistory | tuple = ()
+
+
+class RungeKutta(tfp.math.ode.Solver):
+    """Base of all our solvers; a subclass is a method.
+
+    Class attributes:
+      order: Order of the solution.
+      tableau: `ButcherTableau`.
+      error_order: Order of the embedded solution; `order - 1` if `None`.
+      dense_weights: Weights of dense output, see `interpolation`; cubic Hermite if `None`.
+      extra_nodes, extra_rows, b_err_low: See `Method`; only `DormandPrince8` has them.
+    """
+
+    order: int
+    tableau: ButcherTableau
+    error_order: int | None = None
+    dense_weights: np.ndarray | None = None
+    extra_nodes: tuple[float, ...] = ()
+    extra_rows: tuple[tuple[float, ...], ...] = ()
+    b_err_low: tuple[float, ...] | None = None
+
+    def __init__(self, make_adjoint_solver_fn, validate_args, name):
+        self._custom_adjoint = make_adjoint_solver_fn is not None
+        # Set on copies only, by the gradients; see there.
+        self._keep_steps = False
+        self._backward_span = None
+        self._first_slope = None
+        self._finish_states = lambda states, diagnostics: states
+        super().__init__(
+            make_adjoint_solver_fn=make_adjoint_solver_fn or self.for_adjoint,
+            validate_args=validate_args,
+            name=name or type(self).__name__,
+        )
+
+    @functools.cached_property
+    def method(self) -> Method:
+        """Tableau, order and interpolant as the loops need them."""
+        dense_weights = self.dense_weights
+        if dense_weights is None:
+            dense_weights = self.tableau.hermite_weights
+        return Method(
+            tableau=self.tableau.with_fsal,
+            error_order=self.order - 1 if self.error_order is None else self.error_order,
+            dense_weights=np.asarray(dense_weights),
+            extra_nodes=self.extra_nodes,
+            extra_rows=self.extra_rows,
+            b_err_low=self.b_err_low,
+        )
+
+    @property
+    def max_num_steps(self) -> int:
+        """The most steps that a solve can take."""
+        raise NotImplementedError
+
+    def integrate(
+        self,
+        f: OdeFn,
+        t0: tf.Tensor,
+        t1: tf.Tensor,
+        y0: State,
+        recorders: Sequence[Recorder] = (),
+        pack: Callable[[State], Any] = list,
+        previous_step_size: tf.Tensor | None = None,
+    ) -> Integration:
+        """Integrates on flat lists; not differentiable. `pack` gives the state's structure."""
+        raise NotImplementedError
+
+    def for_adjoint(self) -> RungeKutta:
+        """The solver of TFP's augmented system (state, adjoint state, variables, constants)."""
+        return self.with_seminorm(num_parts=2)
+
+    def with_seminorm(self, num_parts: int) -> RungeKutta:
+        """For an augmented state whose first parts, each like the state, alone govern the steps.
+
+        The parameters' part feeds back on nothing, so its error need not shorten the steps (Kidger
+        et al. 2021, "Hey, that's not an ODE").
+        """
+        del num_parts
+        return self
+
+    def with_adjoint(self, adjoint_solver: RungeKutta) -> RungeKutta:
+        """The same solver, differentiated by TFP with `adjoint_solver`."""
+        return self.copy(custom_adjoint=True, make_adjoint_solver_fn=lambda: adjoint_solver)
+
+    def initial_step_size(self, span: tf.Tensor) -> tf.Tensor:
+        """First step size of a backward pass over `span`, in parts; 0 for "choose one"."""
+        return tf.zeros_like(span)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> RungeKutta:
+        """The solver that `get_config` describes."""
+        return cls(**config)
+
+    def _check_serializable(self, has_functions: bool) -> None:
+        if has_functions:
+            raise ValueError(
+                f"{type(self).__name__} with norm or make_adjoint_solver_fn can't be serialized. "
+                "Set backward tolerances on gradients.Adjoint instead."
+            )
+
+    def _settings(self) -> dict[str, Any] | None:
+        try:
+            return self.get_config()
+        except ValueError:
+            return None
+
+    def __eq__(self, other):
+        if self is other:
+            return True
+        if type(self) is not type(other):
+            return NotImplemented
+        # Functions can't be compared, so a solver that holds one equals itself alone.
+        settings = self._settings()
+        return settings is not None and settings == other._settings()
+
+    def __hash__(self):
+        settings = self._settings()
+        return object.__hash__(self) if settings is None else hash((type(self), str(settings)))
+
+    def __repr__(self):
+        settings = (self._settings() or {}).items()
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings)})"
+
+    def copy(self, **changes) -> RungeKutta:
+        """The same solver with other settings, given by the names of the constructor."""
+        twin = copy.copy(self)
+        for name, value in changes.items():
+            # A misspelt setting must not be swallowed.
+            assert hasattr(self, f"_{name}"), name
+            setattr(twin, f"_{name}", value)
+        if not twin._custom_adjoint:
+            twin._make_adjoint_solver_fn = twin.for_adjoint
+        return twin
+
+    def _solve(
+        self,
+        ode_fn,
+        initial_time,
+        initial_state,
+        solution_times,
+        jacobian_fn=None,
+        jacobian_sparsity=None,
+        batch_ndims=None,
+        previous_solver_internal_state=None,
+    ):
+        del jacobian_fn, jacobian_sparsity, batch_ndims  # for implicit methods
+        flat = FlatState(initial_state, "initial_state")
+        t0 = tf.cast(initial_time, flat.time_dtype)
+        by_solver = isinstance(solution_times, tfp.math.ode.ChosenBySolver)
+        if by_solver:
+            t1 = tf.cast(solution_times.final_time, flat.time_dtype)
+            recorder = AcceptedSteps(self.max_num_steps)
+        else:
+            times = tf.cast(solution_times, flat.time_dtype)
+            # The first output may be the initial time itself, or a later one.
+            recorder = OutputTimes(tf.concat([[t0], times], axis=0))
+            t1 = times[-1]
+        recorders = [recorder]
+        if self._keep_steps:
+            recorders.append(AcceptedSteps(self.max_num_steps, dense=True))
+        previous = previous_solver_internal_state
+        result = self.integrate(
+            flat.flat_fn(ode_fn),
+            t0,
+            t1,
+            flat.leaves,
+            recorders=recorders,
+            pack=flat.pack_as_held,
+            previous_step_size=None if previous is None else previous.step_size,
+        )
+        if by_solver:
+            history = result.saved[0].trimmed()
+            times, states = history.times, history.states
+        else:
+            states = [rows[1:] for rows in result.saved[0]]
+        return tfp.math.ode.Results(
+            times=times,
+            states=self._finish_states(flat.pack(states), diagnostics(result)),
+            diagnostics=diagnostics(result),
+            solver_internal_state=InternalState(result.step_size, *result.saved[1:]),
+        )
+
+    def _initialize_solver_internal_state(self, ode_fn, initial_time, initial_state):
+        # TFP calls this with the wrong sign of the time; we evaluate nothing here.
+        del ode_fn, initial_time
+        if self._backward_span is not None:
+            return InternalState(self.initial_step_size(self._backward_span))
+        return InternalState(tf.zeros([], FlatState(initial_state).time_dtype))
+
+    def _adjust_solver_internal_state_for_state_jump(
+        self, ode_fn, initial_time, initial_state, previous_solver_internal_state, previous_state
+    ):
+        # The step size still fits on the other side of an output time: a warm start.
+        del ode_fn, initial_time, initial_state, previous_state
+        return previous_solver_internal_state

@@ -1,0 +1,166 @@
+"""Error norm, automatic first step and step-size control of the adaptive methods.
+
+Reference: Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, II.4 (HNW).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_neuralode.solvers.runge_kutta import State, add_scaled
+
+# The error of a step that happens to be zero must not become an infinite step; the bounds of the
+# factor cut in long before this.
+_SMALLEST_ERROR = 1e-10
+# As in Hairer's DOPRI5: one lucky step must not hold back the next.
+_SMALLEST_PREVIOUS_ERROR = 1e-4
+
+
+def rms_norm(scaled: State) -> tf.Tensor:
+    """Root mean square over all entries of all leaves (HNW, equation 4.11); 0 if there are none."""
+    sums = [tf.reduce_sum(tf.math.square(x)) for x in scaled]
+    size = sum(tf.size(x, out_type=tf.int64) for x in scaled)
+    return tf.sqrt(tf.add_n(sums) / tf.cast(tf.maximum(size, 1), sums[0].dtype))
+
+
+def _norm_without_overflow(norm, scaled: State) -> tf.Tensor:
+    """`norm`, where the squares of large entries may be more than the dtype holds."""
+    largest = tf.reduce_max([tf.reduce_max(x) for x in scaled])
+    # An empty leaf has the maximum -inf.
+    usable = tf.math.is_finite(largest) & (largest > 0)
+    unit = tf.where(usable, largest, tf.ones_like(largest))
+    return unit * norm([x / unit for x in scaled])
+
+
+def _leaves(name: str, value, y: State, structure) -> State:
+    """The tolerance of each leaf, in the leaf's precision."""
+    received = f"Received: {name}={value}"
+    values = [value] * len(y)
+    # For a state that is one tensor a list is an array.
+    if isinstance(value, dict) or (tf.nest.is_nested(structure) and tf.nest.is_nested(value)):
+        try:
+            tf.nest.assert_same_structure(structure, value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"Argument {name} must be a number, an array, or have the structure of the state. "
+                f"{received}"
+            ) from None
+        values = tf.nest.flatten(value)
+    result = []
+    for leaf, x in zip(values, y, strict=True):
+        dtype = x.dtype.real_dtype
+        leaf = tf.cast(leaf, dtype) if tf.is_tensor(leaf) else tf.constant(leaf, dtype)
+        try:
+            fits = tf.broadcast_static_shape(leaf.shape, x.shape).is_compatible_with(x.shape)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"Argument {name} must broadcast against the state, of shape {x.shape}. {received}"
+            )
+        result.append(leaf)
+    return result
+
+
+class Tolerances(NamedTuple):
+    """`rtol` and `atol`, each a list with a tensor for each leaf of the state."""
+
+    rtol: State
+    atol: State
+    dtype: tf.DType
+
+    @classmethod
+    def broadcast(cls, rtol, atol, y: State, pack, dtype: tf.DType) -> Tolerances:
+        """From scalars, arrays, or nests of the structure that `pack` gives the state.
+
+        Raises:
+          ValueError: if they have another structure, or don't broadcast against the state.
+        """
+        structure = pack(y)
+        return cls(_leaves("rtol", rtol, y, structure), _leaves("atol", atol, y, structure), dtype)
+
+    def scaled(self, values: State, y: State, y1: State | None = None) -> State:
+        """`|values| / (atol + rtol max(|y|, |y1|))`, real, in the time's dtype."""
+        result = []
+        for i, value in enumerate(values):
+            size = tf.abs(y[i])
+            if y1 is not None:
+                size = tf.maximum(size, tf.abs(y1[i]))
+            ratio = tf.abs(value) / (self.atol[i] + self.rtol[i] * size)
+            result.append(tf.cast(ratio, self.dtype))
+        return result
+
+
+class StepSizeController(NamedTuple):
+    """Proportional-integral control (HNW, II.4; Gustafsson 1991).
+
+    After an accepted step the next one is
+
+        h * clip(safety_factor * error^(-1/q + 0.75 beta) * previous_error^beta,
+                 min_step_size_factor, max_step_size_factor),   q = error_order + 1
+
+    and does not grow just after a rejection. After a rejected one the integral part is left out.
+    """
+
+    error_order: int
+    safety_factor: float
+    min_step_size_factor: float
+    max_step_size_factor: float
+    beta: float
+
+    def factor_after_accepted(self, error, previous_error, after_rejection):
+        """Factor on the step after one whose error was at most 1."""
+        error = tf.maximum(error, _SMALLEST_ERROR)
+        factor = self.safety_factor * error ** (0.75 * self.beta - 1 / (self.error_order + 1))
+        if self.beta:
+            factor *= tf.maximum(previous_error, _SMALLEST_PREVIOUS_ERROR) ** self.beta
+        growing = tf.clip_by_value(factor, self.min_step_size_factor, self.max_step_size_factor)
+        return tf.where(after_rejection, tf.minimum(growing, 1.0), growing)
+
+    def factor_after_rejected(self, error):
+        """Factor on the step after one whose error was above 1, or not a number."""
+        factor = self.safety_factor * error ** (-1 / (self.error_order + 1))
+        factor = tf.where(tf.math.is_finite(factor), factor, tf.zeros_like(factor))
+        return tf.clip_by_value(factor, self.min_step_size_factor, 1.0)
+
+
+def first_step_size(f, start, longest_step, error_order, tolerances, norm):
+    """Size of a first step that suits the field (HNW, II.4).
+
+    Takes one evaluation of f, at an explicit Euler step h0 that changes y by about 1 % of its size.
+
+    Args:
+      f: `f(t, y)`, flat.
+      start: `(t0, y0, k0)`, where k0 is `f(t0, y0)`.
+      longest_step: The longest step allowed, negative for a solve backwards.
+      error_order: Order of the embedded solution.
+      tolerances: `Tolerances`.
+      norm: Of the scaled error, flat.
+    """
+    t0, y0, k0 = start
+    direction, largest = tf.sign(longest_step), tf.abs(longest_step)
+
+    def constant(value):
+        return tf.constant(value, t0.dtype)
+
+    d0 = _norm_without_overflow(norm, tolerances.scaled(y0, y0))
+    d1 = _norm_without_overflow(norm, tolerances.scaled(k0, y0))
+    tiny = (d0 < constant(1e-5)) | (d1 < constant(1e-5))
+    h0 = tf.where(tiny, constant(1e-6), constant(0.01) * d0 / tf.where(tiny, tf.ones_like(d1), d1))
+    h0 = tf.minimum(h0, largest)
+    k1 = f(t0 + direction * h0, add_scaled(y0, direction * h0, k0))
+    change = [b - a for a, b in zip(k0, k1, strict=True)]
+    d2 = _norm_without_overflow(norm, tolerances.scaled(change, y0)) / h0
+    slope = tf.maximum(d1, d2)
+    flat = slope <= constant(1e-15)
+    h1 = tf.where(
+        flat,
+        tf.maximum(constant(1e-6), h0 * constant(1e-3)),
+        (constant(0.01) / tf.where(flat, tf.ones_like(slope), slope))
+        ** constant(1 / (error_order + 1)),
+    )
+    h = tf.minimum(tf.minimum(constant(100.0) * h0, h1), largest)
+    # A field that overflows at the trial point says nothing of the step; the loop finds out.
+    return tf.where(tf.math.is_finite(h) & (h > 0), h, h0)

@@ -1,0 +1,49 @@
+"""Checks of the times that a layer is given."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def _as_floats(name: str, value) -> np.ndarray:
+    received = f"Received: {name}={value!r}"
+    try:
+        times = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"Argument {name} must hold numbers. {received}") from None
+    if times.ndim != 1 or not np.all(np.isfinite(times)):
+        raise ValueError(f"Argument {name} must be a sequence of finite numbers. {received}")
+    return times
+
+
+def check_t_span(t_span) -> tuple[float, float]:
+    """`t_span` as two different floats."""
+    times = _as_floats("t_span", t_span)
+    if len(times) != 2 or times[0] == times[1]:
+        raise ValueError(
+            f"Argument t_span must hold two different times, (t0, t1). Received: t_span={t_span!r}"
+        )
+    return float(times[0]), float(times[1])
+
+
+def check_t_eval(t_eval, t_span: tuple[float, float], return_sequences: bool):
+    """`t_eval` as floats, in the direction of `t_span` and inside it; or `None`."""
+    if t_eval is None:
+        return None
+    received = f"Received: t_eval={t_eval!r}, t_span={t_span}"
+    times = _as_floats("t_eval", t_eval)
+    if not return_sequences:
+        raise ValueError(
+            "Argument t_eval needs return_sequences=True; without it the layer returns the state "
+            f"at t_span[1]. {received}"
+        )
+    direction = np.sign(t_span[1] - t_span[0])
+    if len(times) == 0 or np.any(np.diff(times) * direction <= 0):
+        raise ValueError(
+            f"Argument t_eval must be strictly monotone in the direction of t_span. {received}"
+        )
+    if min(times) < min(t_span) or max(times) > max(t_span):
+        raise ValueError(f"Argument t_eval must lie inside t_span. {received}")
+    if len(times) == 1 and times[0] == t_span[0]:
+        raise ValueError(f"Argument t_eval must hold a time behind t_span[0]. {received}")
+    return tuple(float(t) for t in times)
