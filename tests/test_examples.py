@@ -1,0 +1,267 @@
+"""The examples, run as a newcomer runs them, and the digits they learn."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import digits
+import mnist
+from tf_neuralode import gradients
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+SECONDS = 300
+
+# SHA-256 of the bytes of x, uint8 (1500, 28, 28), and y, uint8 (1500,), in MNIST's own files.
+SOURCE_IMAGES = "a2f8fb6723347d3b0e427c952464c946372a45e303f474b4319609b4adfc5188"
+SOURCE_LABELS = "2ed0190ed4c25695ad63cf156badf425a2468520f6e1b817339bd5a3a9802d0b"
+
+# As if the machine had no network; Python imports a module of this name by itself at its start.
+SITECUSTOMIZE = """
+import socket
+
+def refuse(*args, **kwargs):
+    raise OSError("no network")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+
+
+def run_example(*arguments, cwd, **environment):
+    """Runs examples/mnist.py in a process of its own."""
+    return subprocess.run(
+        [sys.executable, EXAMPLES / "mnist.py", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
+def run_one_epoch(tmp_path, *arguments):
+    """Runs one epoch in this process; returns it."""
+    epochs_of = mnist.main(["--epochs", "1", "--plot", str(tmp_path / "curves.png"), *arguments])
+    ((epoch,),) = epochs_of.values()
+    return epoch
+
+
+def assert_shows_curves(path):
+    picture = matplotlib.image.imread(path)
+    height, width = picture.shape[:2]
+    assert height >= 300 and width >= 600
+    # Frames, text and lines cover a few per cent of the white, in many colours.
+    assert (picture[..., :3] < 0.9).any(axis=-1).mean() > 0.01
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
+
+
+def load_script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# The data
+
+
+def test_prepared_data_set_equals_its_source_in_order():
+    builder = tfds.builder_from_directory(digits.SUBSET_DIR)
+    records = tfds.as_numpy(builder.as_dataset(split="train", batch_size=-1))
+    images, labels = records["image"], records["label"].astype(np.uint8)
+    assert images.dtype == np.uint8 and images.shape == (1500, 28, 28, 1)
+    assert hashlib.sha256(images.tobytes()).hexdigest() == SOURCE_IMAGES
+    assert hashlib.sha256(labels.tobytes()).hexdigest() == SOURCE_LABELS
+    assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+
+
+def test_prepared_data_set_is_small_and_holds_png():
+    (records,) = digits.SUBSET_DIR.glob("*.tfrecord*")
+    content = records.read_bytes()
+    assert len(content) < 1_000_000
+    assert content.count(b"\x89PNG\r\n") == 1500
+
+
+def test_subset_is_split_in_order_and_scaled():
+    (train_images, train_labels), (test_images, test_labels) = digits.load_digits("subset")
+    assert train_images.shape == (1350, 28, 28, 1) and test_images.shape == (150, 28, 28, 1)
+    assert train_images.dtype == np.float32
+    assert train_images.min() == 0.0 and train_images.max() == 1.0
+    labels = np.concatenate([train_labels, test_labels]).astype(np.uint8)
+    assert hashlib.sha256(labels.tobytes()).hexdigest() == SOURCE_LABELS
+
+
+def test_builder_script_keeps_images_labels_and_order(tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    labels = random.integers(0, 10, 30, dtype=np.uint8)
+    np.savez(tmp_path / "digits.npz", x=images, y=labels)
+    script = load_script(EXAMPLES / "data" / "make_mnist_subset.py")
+    script.main([str(tmp_path / "digits.npz"), "--data-dir", str(tmp_path)])
+    builder = tfds.builder_from_directory(tmp_path / "mnist_subset" / "1.0.0")
+    records = tfds.as_numpy(builder.as_dataset(split="train", batch_size=-1))
+    np.testing.assert_array_equal(records["image"][..., 0], images)
+    np.testing.assert_array_equal(records["label"], labels)
+
+
+def test_source_and_licence_stand_beside_the_data():
+    text = (EXAMPLES / "data" / "README.md").read_text(encoding="utf-8")
+    assert "Y. LeCun, C. Cortes and C. Burges" in text and "CC BY-SA 3.0" in text
+
+
+# The experiment
+
+
+def test_model_has_16450_weights():
+    assert mnist.build_model().count_params() == 16_450
+
+
+def test_warm_up_leaves_weights_and_optimizer_as_they_were():
+    train, test = digits.load_digits("subset")
+    model = mnist.build_model()
+    model.optimizer.build(model.trainable_variables)
+    variables = model.variables + model.optimizer.variables
+    before = [variable.numpy() for variable in variables]
+    mnist.warm_up(model, train, test)
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@pytest.mark.parametrize("gradient", ["adjoint", "tape"])
+def test_nine_epochs_reach_the_reference(gradient, tmp_path):
+    run = run_example("--gradient", gradient, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    row = r"^\[(\d+)/9\] \d+\.\d\d s  train (0\.\d{3}|1\.000)  test (0\.\d{3}|1\.000)$"
+    rows = re.findall(row, run.stdout, re.MULTILINE)
+    assert [int(epoch) for epoch, _, _ in rows] == list(range(1, 10))
+    assert "16,450 weights" in run.stdout
+    _, train_accuracy, test_accuracy = rows[-1]
+    assert float(train_accuracy) >= 0.87
+    assert float(test_accuracy) >= 0.82
+    assert_shows_curves(tmp_path / "mnist.png")
+
+
+def test_all_compares_every_gradient_from_the_same_weights(tmp_path, capsys, monkeypatch):
+    starts = []
+    warm_up = mnist.warm_up
+
+    def spy(model, train, test):
+        warm_up(model, train, test)
+        starts.append(model.get_weights())
+
+    monkeypatch.setattr(mnist, "warm_up", spy)
+    plot = tmp_path / "curves.png"
+    epochs_of = mnist.main(["--gradient", "all", "--epochs", "1", "--plot", str(plot)])
+    assert tuple(epochs_of) == gradients.names()
+    for weights in starts[1:]:
+        for weight, first in zip(weights, starts[0], strict=True):
+            np.testing.assert_array_equal(weight, first)
+    header, *rows = capsys.readouterr().out.splitlines()[-1 - len(epochs_of) :]
+    assert header.split()[:4] == ["gradient", "train", "test", "s/epoch"]
+    for row, (gradient, (epoch,)) in zip(rows, epochs_of.items(), strict=True):
+        assert row.split()[:2] == [gradient, f"{epoch.train_accuracy:.3f}"]
+    assert_shows_curves(plot)
+
+
+def test_same_seed_gives_the_same_accuracies(tmp_path):
+    first, second, other = (run_one_epoch(tmp_path, "--seed", seed) for seed in "001")
+    assert first.train_accuracy == second.train_accuracy != other.train_accuracy
+
+
+def test_compiled_by_xla_it_learns_as_well(tmp_path):
+    plain, compiled = run_one_epoch(tmp_path), run_one_epoch(tmp_path, "--jit")
+    # Its rounding differs, and a few digits on the edge may fall to the other side.
+    assert compiled.train_accuracy == pytest.approx(plain.train_accuracy, abs=10 / 1350)
+
+
+def test_saved_model_predicts_as_the_trained_one(tmp_path):
+    epoch = run_one_epoch(tmp_path, "--save", str(tmp_path / "digits"))
+    loaded = tf.saved_model.load(str(tmp_path / "digits"))
+    _, (images, labels) = digits.load_digits("subset")
+    accuracy = np.mean(np.argmax(loaded.serve(images), axis=-1) == labels)
+    assert accuracy == pytest.approx(epoch.test_accuracy, abs=1e-6)
+
+
+def test_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # it saves and exports
+    keras.utils.set_random_seed(0)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    model, x = names["model"], names["x"]
+    assert model.evaluate(x, names["inside"], verbose=0, return_dict=True)["accuracy"] > 0.9
+    # The steps are chosen for a batch as a whole: in other batches results agree to rtol only.
+    predictions = model.predict(x, batch_size=len(x), verbose=0)
+    np.testing.assert_allclose(names["loaded"].serve(x), predictions, atol=1e-5)
+    keras.saving.load_model("circle.keras")
+
+
+# The whole of MNIST
+
+
+def test_whole_mnist_comes_from_tfds(tmp_path, monkeypatch):
+    asked = []
+    load = tfds.load
+    monkeypatch.setattr(
+        tfds, "load", lambda name, **kwargs: asked.append(name) or load(name, **kwargs)
+    )
+    with tfds.testing.mock_data(num_examples=200):
+        epoch = run_one_epoch(tmp_path, "--dataset", "mnist")
+    assert asked == ["mnist"]
+    assert 0 <= epoch.test_accuracy <= 1
+    assert_shows_curves(tmp_path / "curves.png")
+
+
+def test_without_network_whole_mnist_ends_in_one_clear_line(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
+    run = run_example(
+        "--dataset",
+        "mnist",
+        cwd=tmp_path,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+        TFDS_DATA_DIR=str(tmp_path / "no_data"),
+    )
+    assert run.returncode == 1
+    assert run.stdout == ""
+    # TensorFlow's own start-up messages apart ("I0000 ...", and a warning that they come early).
+    tensorflow = re.compile(r"[IWE]\d{4} |WARNING: All log messages before absl")
+    (line,) = [line for line in run.stderr.splitlines() if not tensorflow.match(line)]
+    assert line.startswith("error: MNIST is not on this machine and can't be downloaded")
+    assert "--dataset subset" in line
+
+
+# Bad arguments
+
+
+def test_absent_device_ends_in_one_clear_line(tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: no device 'gpu:99' here\. Found: cpu"):
+        run_one_epoch(tmp_path, "--device", "gpu:99")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gradient", "none"], "invalid choice: 'none'"),
+        (["--solver", "none"], "invalid choice: 'none'"),
+        (["--epochs", "0"], "--epochs must be at least 1. Received: 0"),
+        (["--gradient", "all", "--save", "x"], "--save needs one gradient, not all."),
+    ],
+)
+def test_bad_argument_names_what_is_wrong(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        mnist.main(arguments)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err

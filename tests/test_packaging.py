@@ -1,0 +1,161 @@
+"""The package's metadata, the README's two commands, and the gate that runs them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it along
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+# Stands for `python3 -m venv DIR`: the environment's commands only say how they were called.
+PYTHON3 = """#!/usr/bin/env bash
+mkdir -p "$3/bin"
+for name in pip python ruff; do
+  printf '#!/usr/bin/env bash\\necho "%s $*"\\n' "$name" >"$3/bin/$name"
+done
+chmod +x "$3"/bin/*
+echo "export PATH=$3/bin:\\$PATH" >"$3/bin/activate"
+"""
+
+
+def readme():
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def readme_with(commands):
+    block = "\n".join(["<!-- setup commands -->", "```sh", *commands, "```", "<!-- end -->"])
+    return f"text\n\n{block}\n\n```sh\nexit 1\n```\n"
+
+
+def setup_commands():
+    """The commands of the README's marked block."""
+    pattern = r"<!-- setup commands -->\n```\w*\n(.*?)```\n<!-- end -->"
+    return re.search(pattern, readme(), re.DOTALL).group(1).splitlines()
+
+
+def run_gate(checkout, text):
+    """Runs a copy of .ci/run in a checkout with this README.md and stub tools."""
+    stubs, temporary = checkout / "stubs", checkout / "tmp"
+    for directory in (stubs, temporary, checkout / ".ci"):
+        directory.mkdir()
+    shutil.copy(ROOT / ".ci" / "run", checkout / ".ci" / "run")
+    (checkout / "README.md").write_text(text, encoding="utf-8")
+    (stubs / "python3").write_text(PYTHON3, encoding="utf-8")
+    (stubs / "python3").chmod(0o755)
+    run = subprocess.run(
+        [checkout / ".ci" / "run"],
+        cwd="/",
+        env={**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}", "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert list(temporary.iterdir()) == []  # its virtual environment is gone
+    return run
+
+
+# Metadata
+
+
+def test_dependencies_are_those_promised():
+    assert PROJECT["name"] == "tf-neuralode"
+    assert PROJECT["requires-python"] == ">=3.10"
+    assert {str(Requirement(item)) for item in PROJECT["dependencies"]} == {
+        "tensorflow>=2.18",
+        "keras>=3.5",
+        "tensorflow-probability>=0.25",
+        "tf-keras",
+    }
+
+
+def test_extras_parse_and_hold_what_their_names_say():
+    requirements = {extra: [Requirement(item) for item in EXTRAS[extra]] for extra in EXTRAS}
+    names = {extra: {item.name for item in items} for extra, items in requirements.items()}
+    assert set(names) == {"gpu", "examples", "plot", "test", "dev"}
+    assert [item.extras for item in requirements["gpu"]] == [{"and-cuda"}]
+    assert {"tensorflow-datasets", "matplotlib"} <= names["examples"]
+    assert names["plot"] == {"matplotlib"}
+    assert [item.extras for item in requirements["test"] if item.extras] == [{"examples"}]
+    assert [item.extras for item in requirements["dev"] if item.extras] == [{"test"}]
+
+
+def test_package_is_typed_and_licensed():
+    assert (ROOT / "tf_neuralode" / "py.typed").is_file()
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_importing_the_package_needs_no_extra():
+    # Keras imports matplotlib where it is there, so "is not imported" would say nothing.
+    code = (
+        "import sys\n"
+        "for name in ('matplotlib', 'tensorflow_datasets', 'scipy', 'psutil'):\n"
+        "    sys.modules[name] = None\n"
+        "import tf_neuralode\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+
+
+# The README's commands and the gate
+
+
+def test_readme_has_two_complete_commands():
+    train, test = setup_commands()
+    for command in (train, test):
+        (extra,) = re.findall(r'^pip install -e "\.\[(\w+)\]" && ', command)
+        assert extra in EXTRAS
+    (script,) = re.findall(r"&& python (\S+\.py)", train)
+    assert (ROOT / script).is_file()
+    assert test.endswith("&& python -m pytest")
+
+
+def test_gate_runs_the_readme_commands_literally_and_the_tests_last(tmp_path):
+    run = run_gate(tmp_path, readme())
+    assert run.returncode == 0, run.stderr
+    train, test = setup_commands()
+    assert [line for line in run.stdout.splitlines() if line] == [
+        f"$ {train}",
+        "pip install -e .[examples]",
+        "python examples/mnist.py --gradient adjoint",
+        '$ pip install -e ".[dev]"',
+        "pip install -e .[dev]",
+        "$ ruff check .",
+        "ruff check .",
+        "$ ruff format --check .",
+        "ruff format --check .",
+        f"$ {test}",
+        "pip install -e .[test]",
+        "python -m pytest",
+    ]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_gate_stops_and_fails_where_a_command_fails(failing, tmp_path):
+    commands = ["echo trained", "echo tested"]
+    commands[failing] = "exit 7"
+    run = run_gate(tmp_path, readme_with(commands))
+    assert run.returncode == 7
+    assert ("trained" in run.stdout) == ("ruff check ." in run.stdout) == (failing == 1)
+    assert "tested" not in run.stdout
+
+
+@pytest.mark.parametrize("commands", [[], ["true"], ["true", "true", "true"]])
+def test_gate_refuses_a_readme_without_two_commands(commands, tmp_path):
+    run = run_gate(tmp_path, readme_with(commands))
+    assert run.returncode == 1
+    assert f"must have two set-up commands; found {len(commands)}" in run.stderr
