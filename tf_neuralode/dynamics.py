@@ -27,7 +27,8 @@ class Dynamics:
 
     During a solve `f` must be one deterministic function, so everything that the layer could change
     is read once: the values of its variables, and with them the state of its random generators (one
-    Dropout mask a solve). What the layer would have written is computed apart, by `updates`.
+    Dropout mask a solve). What the layer would have written is computed apart, by `updates`. What
+    it would have added to the model's losses (activity regularizers, `add_loss`) is dropped.
 
     Args:
       layer: Keras layer or model, built.
@@ -45,8 +46,9 @@ class Dynamics:
         return [tf.convert_to_tensor(v.value) for v in self._layer.trainable_variables]
 
     def read_constants(self) -> list[tf.Tensor]:
-        """Values of the other variables: moving statistics, seeds."""
-        return [tf.convert_to_tensor(v.value) for v in self._layer.non_trainable_variables]
+        """Values of the other variables: moving statistics, seeds, frozen weights."""
+        # TensorFlow's tapes watch a frozen weight of Keras, too.
+        return [tf.stop_gradient(v.value) for v in self._layer.non_trainable_variables]
 
     def __call__(self, t, y, params: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]):
         """Slope at time `t` and state `y`, like `y`."""
@@ -69,28 +71,35 @@ class Dynamics:
         new = [scope.get_current_value(v) for v in layer.non_trainable_variables]
         return slope, new
 
-    def updates(self, ends, params, constants) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """New values of the non-trainable variables after a training pass.
+    def updates(self, ends, params, constants, success) -> dict[str, tf.Tensor]:
+        """New values of the non-trainable variables after a training pass, by `variable.path`.
 
         Moving statistics get one update, with the mean of what the layer makes of the two ends of
-        the trajectory: the fields's inputs change along it, and the ends are there whatever
-        number of steps the solver took. Seeds advance once.
+        the trajectory: the field's inputs change along it, and the ends are there whatever number
+        of steps the solver took. After a failure they stay as they are. Seeds advance once.
 
         Args:
           ends: `((t0, y0), (t1, y1))`.
           params, constants: As read before the solve.
+          success: Boolean scalar, whether the solve succeeded.
         """
         if not constants:
-            return []
-        first, last = (self._call(t, tf.stop_gradient(y), params, constants)[1] for t, y in ends)
-        changed = []
-        for variable, old, a, b in zip(
-            self._layer.non_trainable_variables, constants, first, last, strict=True
-        ):
-            if a is not old:
-                mean = (a + b) / 2 if a.dtype.is_floating else a
-                changed.append((variable, mean))
+            return {}
+        new = [self._call(t, tf.stop_gradient(y), params, constants)[1] for t, y in ends]
+        changed = {}
+        variables = self._layer.non_trainable_variables
+        for variable, old, first, last in zip(variables, constants, *new, strict=True):
+            if first is old:
+                continue
+            mean = (first + last) / 2 if first.dtype.is_floating else first
+            changed[variable.path] = tf.where(success, mean, old)
         return changed
+
+    def assign(self, changed: dict[str, tf.Tensor]) -> None:
+        """Writes what `updates` returned into the variables."""
+        for variable in self._layer.non_trainable_variables:
+            if variable.path in changed:
+                variable.assign(changed[variable.path])
 
 
 def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_dependent: bool) -> None:

@@ -14,8 +14,9 @@ from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
 from tf_neuralode.odeint import odeint
 from tf_neuralode.samples import FiniteSamples
+from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.solver import RungeKutta
-from tf_neuralode.times import check_t_eval, check_t_span
+from tf_neuralode.times import check_distinct, check_t_eval, check_t_span
 from tf_neuralode.xla import inside_xla
 
 _FAILURE_MODES = ("raise", "nan")
@@ -26,7 +27,8 @@ class NeuralODE(keras.layers.Layer):
     """Maps a state y(t0) to the solution of dy/dt = dynamics(y) at t1.
 
     The dynamics' weights are the layer's weights. Random layers inside the dynamics (Dropout) draw
-    once a call; moving statistics (BatchNormalization) are updated once a training call.
+    once a call; moving statistics (BatchNormalization) are updated once a training call. Activity
+    regularizers and `add_loss` inside the dynamics have no effect.
 
     Args:
       dynamics: Keras layer or model whose output has the shape of its state input.
@@ -120,6 +122,7 @@ class NeuralODE(keras.layers.Layer):
             self.dtype_policy = keras.DTypePolicy("float32")
 
     def build(self, input_shape):
+        check_distinct(self._times, self.compute_dtype)
         dynamics_lib.build(
             self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
         )
@@ -133,11 +136,8 @@ class NeuralODE(keras.layers.Layer):
         # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
         compiled = self.jit_compile and not inside_xla()
         solve = self._compiled_solve if compiled else self._solve
-        states, final_state, finite, diagnostics = solve(y0, params, constants, training=training)
-        if training:
-            ends = ((self._time(0), y0), (self._time(-1), final_state))
-            for variable, value in dynamics.updates(ends, params, constants):
-                variable.assign(value)
+        states, finite, diagnostics, changed = solve(y0, params, constants, training=training)
+        dynamics.assign(changed)
         if self.track_stats:
             self._update_stats(diagnostics)
         if self.on_failure == "raise":
@@ -146,12 +146,15 @@ class NeuralODE(keras.layers.Layer):
 
     def _checked_input(self, y0):
         y0 = tf.convert_to_tensor(y0)
-        if not y0.dtype.is_floating:
+        self._check_dtype(y0.dtype.name)
+        return tf.cast(y0, self.compute_dtype)
+
+    def _check_dtype(self, dtype: str):
+        if not keras.backend.is_float_dtype(dtype):
             raise TypeError(
                 f"The input of layer {self.name!r} (NeuralODE) must be floating point. Cast it, "
-                f"for example with tf.cast(x, tf.float32). Received: dtype {y0.dtype.name}"
+                f"for example with keras.ops.cast(x, 'float32'). Received: dtype {dtype}"
             )
-        return tf.cast(y0, self.compute_dtype)
 
     def _time(self, index: int) -> tf.Tensor:
         return tf.constant(self._times[index], self.compute_dtype)
@@ -161,12 +164,11 @@ class NeuralODE(keras.layers.Layer):
         """Times of the solve: the initial one, then the outputs."""
         if self.t_eval is None or not self.return_sequences:
             return np.array(self.t_span)
-        return np.unique([self.t_span[0], *self.t_eval])[
-            :: int(np.sign(np.subtract(*self.t_span[::-1])))
-        ]
+        starts_there = self.t_eval[0] == self.t_span[0]
+        return np.array(self.t_eval if starts_there else (self.t_span[0], *self.t_eval))
 
     def _solve(self, y0, params, constants, training):
-        """States to return, state at the end, which samples are finite, diagnostics."""
+        """States to return, which samples are finite, diagnostics, new values of variables."""
         dynamics = Dynamics(self.dynamics, self.time_dependent, training)
         samples = FiniteSamples(y0)
         results = odeint(
@@ -177,15 +179,19 @@ class NeuralODE(keras.layers.Layer):
             solver=samples.restrict(self.solver),
             gradient=self.gradient,
         )
-        final_state = results.states[-1]
+        changed = {}
+        if training:
+            ends = ((self._time(0), samples.y), (self._time(-1), results.states[-1]))
+            success = results.diagnostics.status == status_codes.SUCCESS
+            changed = dynamics.updates(ends, params, constants, success)
         if not self.return_sequences:
-            states = samples.mask(final_state)
+            states = samples.mask(results.states[-1])
         else:
             rows = results.states
             if self.t_eval is not None and self.t_eval[0] != self.t_span[0]:
                 rows = rows[1:]
             states = tf.experimental.numpy.moveaxis(samples.mask(rows, batch_axis=1), 0, 1)
-        return states, final_state, samples.finite, results.diagnostics
+        return states, samples.finite, results.diagnostics, changed
 
     def _update_stats(self, diagnostics):
         self._nfe.update_state(diagnostics.num_ode_fn_evaluations)
@@ -198,11 +204,7 @@ class NeuralODE(keras.layers.Layer):
         return (input_shape[0], num_times, *input_shape[1:])
 
     def compute_output_spec(self, y0, training=None):
-        if not keras.backend.is_float_dtype(y0.dtype):
-            raise TypeError(
-                f"The input of layer {self.name!r} (NeuralODE) must be floating point. "
-                f"Received: dtype {y0.dtype}"
-            )
+        self._check_dtype(y0.dtype)
         return keras.KerasTensor(self.compute_output_shape(y0.shape), dtype=self.compute_dtype)
 
     def get_config(self):

@@ -58,6 +58,11 @@ def odeint(
     f = tf.__internal__.autograph.tf_convert(f, tf.__internal__.autograph.control_status_ctx())
     solve = tf.autograph.experimental.do_not_convert(_solve)
     solver = solvers.get(solver, rtol, atol)
+    if dense_output and not isinstance(solver, solvers.RungeKutta):
+        raise ValueError(
+            "Argument dense_output needs a solver of tf_neuralode.solvers. "
+            f"Received: dense_output={dense_output}, solver={type(solver).__name__}"
+        )
     return solve(f, y0, t, params, solver, gradients.get(gradient), dense_output, backward_counter)
 
 

@@ -47,3 +47,12 @@ def check_t_eval(t_eval, t_span: tuple[float, float], return_sequences: bool):
     if len(times) == 1 and times[0] == t_span[0]:
         raise ValueError(f"Argument t_eval must hold a time behind t_span[0]. {received}")
     return tuple(float(t) for t in times)
+
+
+def check_distinct(times: np.ndarray, dtype: str) -> None:
+    """Raises ValueError unless the monotone `times` are still distinct in `dtype`."""
+    if np.any(np.diff(times.astype(dtype)) == 0):
+        raise ValueError(
+            f"Arguments t_span and t_eval must hold times that differ in {dtype}, the precision of "
+            f"the state. Use dtype='float64', or times further apart. Received: {times.tolist()}"
+        )

@@ -36,23 +36,39 @@ def first_slope(problem: Problem) -> State | None:
 
 
 _MESSAGE = (
-    "f closes over a tensor that a GradientTape watches, or that depends on one; its gradient would "
-    "get lost. Pass it in params, or through tf.stop_gradient if no gradient is wanted. With "
+    "f closes over a tensor that a GradientTape watches, or that depends on one; its gradient "
+    "would get lost. Pass it in params, or through tf.stop_gradient if no gradient is wanted. With "
     "gradients.Tape(checkpoint=False) it gets its gradient."
 )
 
 
 def _alarm(slope: State) -> State:
+    forward_graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
     @tf.custom_gradient
     def identity(*slope):
         def grad(*d_slope):
             if tf.executing_eagerly():
                 raise ValueError(_MESSAGE)
-            # In a graph when it is run and not when it is made: saving a model makes the gradients
-            # of all its operations. XLA drops the assertion and leaves the NaN.
+            nan = [d + tf.constant(float("nan"), d.dtype) for d in d_slope]
+            # Saving a model makes the gradient of each operation, in a graph apart, and a restored
+            # one runs it even where tf.stop_gradient then drops it: an assertion would fail there.
+            if not _is_inside(forward_graph):
+                return nan
+            # XLA drops the assertion and leaves the NaN.
             with tf.control_dependencies([tf.debugging.Assert(False, [_MESSAGE])]):
-                return [d + tf.constant(float("nan"), d.dtype) for d in d_slope]
+                return [tf.identity(d) for d in nan]
 
         return [tf.identity(k) for k in slope], grad
 
     return list(identity(*slope))
+
+
+def _is_inside(outer: tf.Graph | None) -> bool:
+    """Whether the graph being built is `outer` or one of its branches and loop bodies."""
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if graph is outer:
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False

@@ -64,16 +64,20 @@ class _Quadrature(Recorder):
 
     def record(self, saved, step):
         h = step.t_next - step.t
+        points, weights = np.polynomial.legendre.leggauss(self.num_nodes)
+        nodes = tf.constant((1 + points) / 2, h.dtype)
+        factors = tf.constant(weights / 2, h.dtype) * h
 
-        def add():
-            total = saved
-            for node, weight in zip(*np.polynomial.legendre.leggauss(self.num_nodes), strict=True):
-                theta = tf.constant((1 + node) / 2, h.dtype)
-                adjoint_state = interpolation.evaluate(step.dense, theta)
-                time = step.t + theta * h
-                _, products = self._piece.products(time, adjoint_state, of_state=False)
-                factor = tf.constant(weight / 2, h.dtype) * h
-                total = [a + scale(factor, b) for a, b in zip(total, products, strict=True)]
-            return total
+        def add(j, total):
+            theta = nodes[j]
+            adjoint_state = interpolation.evaluate(step.dense, theta)
+            _, products = self._piece.products(step.t + theta * h, adjoint_state, of_state=False)
+            total = [a + scale(factors[j], b) for a, b in zip(total, products, strict=True)]
+            return j + 1, total
 
-        return tf.cond(step.accepted, add, lambda: list(saved))
+        # A loop and no branch: it adds in place, and holds one node's products at a time.
+        num = tf.where(step.accepted, self.num_nodes, 0)
+        _, total = tf.while_loop(
+            lambda j, _: j < num, add, (tf.constant(0), saved), parallel_iterations=1
+        )
+        return total

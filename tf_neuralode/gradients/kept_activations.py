@@ -62,7 +62,9 @@ def solve_keeping_activations(problem: Problem) -> Solution:
     """
     times, solver = problem.times, problem.solver
     dense = problem.has_interior_times or problem.keep_steps
-    recorder = AcceptedSteps(solver.max_num_steps, dense=True) if dense else OutputTimes(times)
+    recorder = OutputTimes(times)
+    if dense:
+        recorder = AcceptedSteps(solver.max_num_steps, solver.method.num_coefficients)
     result = solver.integrate(
         GatedField(problem.f, problem.params),
         times[0],

@@ -88,6 +88,10 @@ class StoredAdjoint(BackwardTolerances, Gradient):
         solver = self.backward_solver(problem.solver)
         forward = lambda t, y: problem.f(t, y, problem.params)
 
+        resolve = functools.partial(
+            stored.resolve, method=problem.solver.method, f=forward, dense=True
+        )
+
         def products(index, segment, t, adjoint_state, of_state=True, of_sources=True):
             y = stored.evaluate(t, index, segment)
             _, pullback = open_vjp(forward, t, y, sources)
@@ -115,9 +119,7 @@ class StoredAdjoint(BackwardTolerances, Gradient):
             ]
             enters = (end == segment_time) & (index > 0)
             index = tf.where(enters, index - 1, index)
-            segment, resolved = stored.resolve(
-                enters, index, segment, problem.solver.method, forward, dense=True
-            )
+            segment, resolved = resolve(enters, index, segment)
             return (
                 end,
                 index,
@@ -133,15 +135,16 @@ class StoredAdjoint(BackwardTolerances, Gradient):
         def unfinished(t, *carried):
             return (t != times[0]) & (carried[-1] == status_codes.SUCCESS)
 
+        segment, resolved = resolve(stored.has_several_segments, stored.last_index, stored.segment)
         start = (
             times[-1],
             stored.last_index,
-            stored.last_segment,
+            segment,
             tf.convert_to_tensor(cotangents.num_times - 2),
             cotangents.at_end(),
             [tf.zeros_like(x) for x in sources],
             solver.initial_step_size(tf.abs(times[-1] - times[0])),
-            tf.constant(0),
+            resolved,
             tf.constant(status_codes.SUCCESS),
         )
         *_, adjoint_state, d_sources, _, num_evaluations, status = tf.while_loop(

@@ -2,8 +2,8 @@
 
 With room for N steps in segments of K, a solve keeps the times of all N steps, the state at the
 start of each segment (N / K of them) and one segment in full. A backward pass starts with the last
-segment, which the forward pass has left in place, and solves each earlier one again from its
-checkpoint. K = sqrt(N) makes the memory smallest; a solve of at most K steps solves nothing again.
+segment and solves each again from its checkpoint. K = sqrt(N) makes the memory smallest. A solve of
+at most K steps has left its one segment in place, and nothing is solved again.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ class StoredSolution:
 
     Attributes:
       times: `(num_segments * segment_size + 1,)`, ends of the steps; valid up to `num_steps`.
-      starts: State at the start of each segment.
-      last_segment: Steps of the last segment: their states at the start, or dense solutions.
+      starts: State at the start of each segment: each leaf `(num_segments, *leaf.shape)`.
+      segment: Steps of the first segment: their states at the start, or dense solutions. Without
+        meaning if there are several.
       num_steps: Number of accepted steps.
       segment_size: Steps a segment.
     """
 
     times: tf.Tensor
-    starts: list[tf.TensorArray]
-    last_segment: Segment
+    starts: State
+    segment: Segment
     num_steps: tf.Tensor
     segment_size: int
 
@@ -55,6 +56,10 @@ class StoredSolution:
     def last_index(self) -> tf.Tensor:
         """Index of the last segment."""
         return tf.maximum(self.num_steps - 1, 0) // self.segment_size
+
+    @property
+    def has_several_segments(self) -> tf.Tensor:
+        return self.num_steps > self.segment_size
 
     def resolve(
         self,
@@ -65,13 +70,17 @@ class StoredSolution:
         f: Callable[[tf.Tensor, State], State],
         dense: bool,
     ) -> tuple[Segment, tf.Tensor]:
-        """Fills `segment` with the steps of segment `index`, not the last one, if `needed`.
+        """Fills `segment` with the steps of segment `index` if `needed` and there are several.
 
         Otherwise a loop of no iterations, which under XLA is cheaper than a branch. Returns the
         segment and the number of evaluations of f.
         """
         first = index * self.segment_size
-        num_steps = tf.where(needed, self.segment_size if dense else self.segment_size - 1, 0)
+        num_steps = tf.minimum(self.segment_size, self.num_steps - first)
+        if not dense:
+            # The state behind the last step isn't wanted.
+            num_steps -= 1
+        num_steps = tf.where(needed & self.has_several_segments, num_steps, 0)
 
         def step(i, y, segment):
             t, t_next = self.times[first + i], self.times[first + i + 1]
@@ -82,7 +91,7 @@ class StoredSolution:
             y = method.advance(f, t, t_next, y)
             return i + 1, y, write(segment, i + 1, y)
 
-        y = read(self.starts, index)
+        y = [tf.gather(x, index) for x in self.starts]
         if not dense:
             # The segment under work begins with this state in any case.
             segment = write(segment, 0, y)
@@ -112,7 +121,7 @@ class Checkpoints(Recorder):
       dense: Keep dense solutions of the last segment's steps, and not only their states.
       checkpoint: If false, all steps are one segment: more memory, nothing is solved again.
 
-    Result: `(times, starts, last_segment, num_steps)`, for `stored_solution`.
+    Result: `(times, starts, segment, num_steps)`, for `stored_solution`.
     """
 
     def __init__(self, max_num_steps: int, dense: bool, checkpoint: bool = True):
@@ -140,23 +149,30 @@ class Checkpoints(Recorder):
 
     def finish(self, saved, t, y, num_accepted):
         times, starts, segment = saved
-        # TensorArrays can't leave a function that XLA compiles, and under XLA stacking is free.
-        # Elsewhere it would copy every slot.
-        leave = (lambda arrays: [a.stack() for a in arrays]) if inside_xla() else (lambda a: a)
-        return times.stack(), leave(starts), leave(segment), num_accepted
+        # A TensorArray can neither leave a function that XLA compiles, nor be captured by the
+        # gradients of a SavedModel.
+        if inside_xla():
+            leave = lambda arrays, num: [array.stack() for array in arrays]
+        else:
+            # Stacking would allocate the slots that were never written, too.
+            leave = lambda arrays, num: [array.gather(tf.range(num)) for array in arrays]
+        num_starts = tf.maximum(num_accepted - 1, 0) // self.segment_size + 1
+        # A solve of several segments is going to be solved again; copying the last is no use.
+        num_kept = tf.where(num_accepted > self.segment_size, 1, tf.maximum(num_accepted, 1))
+        return times.stack(), leave(starts, num_starts), leave(segment, num_kept), num_accepted
 
     def stored_solution(self, result) -> StoredSolution:
         """The result as the backward pass needs it."""
         times, starts, segment, num_steps = result
 
-        def enter(arrays):
-            if not arrays or isinstance(arrays[0], tf.TensorArray):
-                return arrays
-            return [
-                tf.TensorArray(
-                    x.dtype, x.shape[0], element_shape=x.shape[1:], clear_after_read=False
-                ).unstack(x)
-                for x in arrays
-            ]
+        def enter(x, size):
+            array = tf.TensorArray(x.dtype, size, element_shape=x.shape[1:], clear_after_read=False)
+            # XLA has no scatter for arrays, but there they come back full.
+            return array.unstack(x) if x.shape[0] == size else array.scatter(_rows_of(x), x)
 
-        return StoredSolution(times, enter(starts), enter(segment), num_steps, self.segment_size)
+        segment = [enter(x, self.segment_size) for x in segment]
+        return StoredSolution(times, starts, segment, num_steps, self.segment_size)
+
+
+def _rows_of(x: tf.Tensor) -> tf.Tensor:
+    return tf.range(tf.shape(x)[0])

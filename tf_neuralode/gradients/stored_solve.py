@@ -99,7 +99,9 @@ def solve_and_store(
         y0, params = list(inputs[:num_leaves]), list(inputs[num_leaves:][:num_params])
         recorders = [OutputTimes(problem.times), checkpoints]
         if problem.keep_steps:
-            recorders.append(AcceptedSteps(problem.solver.max_num_steps, dense=True))
+            recorders.append(
+                AcceptedSteps(problem.solver.max_num_steps, problem.solver.method.num_coefficients)
+            )
         solver = problem.solver.copy(first_slope=list(inputs[num_leaves + num_params :]) or None)
         result = solver.integrate(
             lambda t, y: problem.f(t, y, params),

@@ -59,8 +59,7 @@ def _backward(problem: Problem, stored: StoredSolution, cotangents: OutputCotang
 
     def step(n, adjoint_state, d_sources, segment, next_output, num_evaluations):
         index, position = n // stored.segment_size, n % stored.segment_size
-        # The last step of an earlier segment: time to bring that segment back.
-        enters = (position == stored.segment_size - 1) & (index < stored.last_index)
+        enters = (position == stored.segment_size - 1) | (n == stored.num_steps - 1)
         segment, resolved = stored.resolve(enters, index, segment, method, f, dense=False)
         t, t_next = stored.times[n], stored.times[n + 1]
         y = read(segment, position)
@@ -78,7 +77,7 @@ def _backward(problem: Problem, stored: StoredSolution, cotangents: OutputCotang
         stored.num_steps - 1,
         cotangents.at_end(),
         [tf.zeros_like(x) for x in sources],
-        stored.last_segment,
+        stored.segment,
         cotangents.num_times - 2,
         tf.constant(0),
     )

@@ -86,6 +86,12 @@ def once_differentiable(tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tens
 
     @tf.custom_gradient
     def identity(*inputs):
-        return [tf.identity(x) for x in inputs], lambda *d: _without_derivatives(d, name)
+        def grad(*d_inputs):
+            # TFP cuts its backward pass off from the inputs in a graph, where a second derivative
+            # would come out as zero. The sum ties the two together again.
+            tied = [d + 0 * x for d, x in zip(d_inputs, inputs, strict=True)]
+            return _without_derivatives(tied, name)
+
+        return [tf.identity(x) for x in inputs], grad
 
     return list(identity(*tensors)) if tensors else []

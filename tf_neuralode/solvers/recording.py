@@ -154,21 +154,28 @@ class AcceptedSteps(Recorder):
 
     Args:
       max_num_steps: The most steps that the solve can take.
-      dense: Whether to keep the coefficients of dense output, see `interpolation`.
+      num_coefficients: How many coefficients of dense output to keep of each step (those of the
+        method, see `interpolation`), or 0.
 
     Result: `StepHistory`, arrays with room for `max_num_steps` steps.
     """
 
-    def __init__(self, max_num_steps: int, dense: bool = False):
+    def __init__(self, max_num_steps: int, num_coefficients: int = 0):
         self._max_num_steps = max_num_steps
-        self.needs_dense = dense
-        self._num_coefficients = None
+        self.needs_dense = num_coefficients > 0
+        self._num_coefficients = num_coefficients
 
     def start(self, t0, y0):
         """The initial state."""
         times = tf.TensorArray(t0.dtype, self._max_num_steps + 1, element_shape=[])
         states = write(state_arrays(y0, self._max_num_steps + 1), 0, y0)
-        dense = state_arrays(y0, self._max_num_steps, (None,)) if self.needs_dense else []
+        dense = []
+        if self.needs_dense:
+            dense = state_arrays(y0, self._max_num_steps, (self._num_coefficients,))
+            # A solve that fails at once writes nothing, and nothing can't be stacked.
+            dense = write(
+                dense, 0, [tf.stack([tf.zeros_like(x)] * self._num_coefficients) for x in y0]
+            )
         return times.write(0, t0), states, dense
 
     def record(self, saved, step):

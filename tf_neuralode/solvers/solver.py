@@ -197,7 +197,7 @@ class RungeKutta(tfp.math.ode.Solver):
             t1 = times[-1]
         recorders = [recorder]
         if self._keep_steps:
-            recorders.append(AcceptedSteps(self.max_num_steps, dense=True))
+            recorders.append(AcceptedSteps(self.max_num_steps, self.method.num_coefficients))
         previous = previous_solver_internal_state
         result = self.integrate(
             flat.flat_fn(ode_fn),

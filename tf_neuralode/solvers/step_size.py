@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tf_neuralode.solvers.runge_kutta import State, add_scaled
@@ -34,6 +35,16 @@ def _norm_without_overflow(norm, scaled: State) -> tf.Tensor:
     return unit * norm([x / unit for x in scaled])
 
 
+def _flatten_up_to(structure, value) -> list:
+    """What `value` holds for each leaf of `structure`: numbers, arrays or lists."""
+    if not tf.nest.is_nested(structure):
+        raise ValueError("a single tensor has no structure")
+    places = tf.nest.pack_sequence_as(structure, range(len(tf.nest.flatten(structure))))
+    found = {}
+    keras.tree.map_structure_up_to(places, found.__setitem__, places, value)
+    return [found[place] for place in sorted(found)]
+
+
 def _leaves(name: str, value, y: State, structure) -> State:
     """The tolerance of each leaf, in the leaf's precision."""
     received = f"Received: {name}={value}"
@@ -41,13 +52,12 @@ def _leaves(name: str, value, y: State, structure) -> State:
     # For a state that is one tensor a list is an array.
     if isinstance(value, dict) or (tf.nest.is_nested(structure) and tf.nest.is_nested(value)):
         try:
-            tf.nest.assert_same_structure(structure, value)
+            values = _flatten_up_to(structure, value)
         except (TypeError, ValueError):
             raise ValueError(
                 f"Argument {name} must be a number, an array, or have the structure of the state. "
                 f"{received}"
             ) from None
-        values = tf.nest.flatten(value)
     result = []
     for leaf, x in zip(values, y, strict=True):
         dtype = x.dtype.real_dtype
