@@ -68,18 +68,9 @@ def integrate(
             y1, k0 = method.advance(f, p.t, t_next, p.y), []
             coefficients, num_evaluations = None, method.num_evaluations_to_advance
         described = Step(n, p.t, t_next, p.y, y1, tf.constant(True), coefficients)
-        return (
-            p._replace(
-                t=t_next,
-                y=y1,
-                k0=k0,
-                num_accepted=n + 1,
-                num_evaluations=p.num_evaluations + num_evaluations,
-                saved=tuple(
-                    r.record(s, described) for r, s in zip(recorders, p.saved, strict=True)
-                ),
-            ),
-        )
+        saved = tuple(r.record(s, described) for r, s in zip(recorders, p.saved, strict=True))
+        num_evaluations += p.num_evaluations
+        return (_Progress(t_next, y1, k0, p.h, n + 1, p.num_rejected, num_evaluations, saved),)
 
     (end,) = tf.while_loop(
         lambda p: p.num_accepted < num_steps,

@@ -1,0 +1,112 @@
+"""Accuracy for the work done, against SciPy's solvers of the same methods."""
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.integrate
+import tensorflow as tf
+from problems import DETEST
+
+from tf_neuralode import solvers
+
+TOLERANCES = (1e-3, 1e-6, 1e-9)
+SCIPY_NAME = {solvers.DormandPrince: "RK45", solvers.DormandPrince8: "DOP853"}
+
+
+def geometric_mean(ratios):
+    return np.exp(np.mean(np.log(ratios)))
+
+
+@functools.cache
+def solved(method, num_times):
+    """Error and number of evaluations: each `(len(DETEST), len(TOLERANCES))`."""
+    errors, evaluations = np.zeros((2, len(DETEST), len(TOLERANCES)))
+    for i, problem in enumerate(DETEST):
+        times = np.linspace(*problem.t_span, num_times)
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float64)], autograph=False)
+        def solve(tolerance, problem=problem, times=times):
+            solver = method(rtol=tolerance, atol=tolerance, max_num_steps=100_000)
+            y0 = tf.constant(problem.y0, tf.float64)
+            results = solver.solve(problem.tf_field, times[0], y0, times[1:])
+            return results.states, results.diagnostics.num_ode_fn_evaluations
+
+        exact = problem.reference(times[1:])
+        for j, tolerance in enumerate(TOLERANCES):
+            states, evaluations[i, j] = solve(tf.constant(tolerance, tf.float64))
+            errors[i, j] = np.abs(states - exact).max()
+    return errors, evaluations
+
+
+@functools.cache
+def solved_by_scipy(name, num_times):
+    errors, evaluations = np.zeros((2, len(DETEST), len(TOLERANCES)))
+    for i, problem in enumerate(DETEST):
+        times = np.linspace(*problem.t_span, num_times)
+        exact = problem.reference(times[1:])
+        for j, tolerance in enumerate(TOLERANCES):
+            result = scipy.integrate.solve_ivp(
+                problem.numpy_field, problem.t_span, problem.y0, name, rtol=tolerance,
+                atol=tolerance, t_eval=None if num_times == 2 else times,
+            )  # fmt: skip
+            states = result.y.T[-1:] if num_times == 2 else result.y.T[1:]
+            evaluations[i, j] = result.nfev
+            errors[i, j] = np.abs(states - exact).max()
+    return errors, evaluations
+
+
+def test_the_set_spans_the_classes_of_detest():
+    assert len(DETEST) >= 12
+    assert {problem.name[0] for problem in DETEST} == set("ABCDE")
+
+
+@pytest.mark.parametrize("problem", DETEST, ids=lambda problem: problem.name)
+def test_exact_solutions_are_those_of_scipy(problem):
+    end = 3.0
+    result = scipy.integrate.solve_ivp(
+        problem.numpy_field, (0.0, end), problem.y0, "LSODA", rtol=1e-10, atol=1e-10
+    )
+    # The error of a whole solve: at most a few hundred tolerances.
+    np.testing.assert_allclose(result.y[:, -1], problem.reference([end])[0], atol=1e-7)
+
+
+@pytest.mark.parametrize("num_times", [2, 11])
+@pytest.mark.parametrize("method", SCIPY_NAME)
+def test_error_is_at_most_3_times_that_of_scipy(method, num_times):
+    errors, _ = solved(method, num_times)
+    expected, _ = solved_by_scipy(SCIPY_NAME[method], num_times)
+    for j, tolerance in enumerate(TOLERANCES):
+        ratio = geometric_mean(errors[:, j] / expected[:, j])
+        print(f"{method.__name__}, {num_times} times, {tolerance}: error ratio {ratio:.2f}")
+        assert ratio <= 3
+    assert geometric_mean(errors / expected) <= 3
+
+
+@pytest.mark.parametrize("method", SCIPY_NAME)
+def test_evaluations_are_at_most_1_1_times_those_of_scipy(method):
+    _, evaluations = solved(method, 2)
+    _, expected = solved_by_scipy(SCIPY_NAME[method], 2)
+    for j, tolerance in enumerate(TOLERANCES):
+        ratio = geometric_mean(evaluations[:, j] / expected[:, j])
+        print(f"{method.__name__}, {tolerance}: evaluations ratio {ratio:.3f}")
+        assert ratio <= 1.1
+    assert geometric_mean(evaluations / expected) <= 1.1
+
+
+def test_tsit5_needs_no_more_evaluations_than_dormand_prince():
+    _, tsit5 = solved(solvers.Tsit5, 2)
+    _, dormand_prince = solved(solvers.DormandPrince, 2)
+    assert geometric_mean(tsit5 / dormand_prince) <= 1
+
+
+@pytest.mark.parametrize("method", [solvers.DormandPrince, solvers.Tsit5, solvers.DormandPrince8])
+def test_harmonic_oscillator_at_1e_12_has_an_error_below_1e_10(method):
+    @tf.function(autograph=False)
+    def solve(y0):
+        solver = method(rtol=1e-12, atol=1e-12, max_num_steps=10_000)
+        return solver.solve(lambda t, y: tf.stack([y[1], -y[0]]), 0.0, y0, [10.0]).states[-1]
+
+    state = solve(tf.constant([0.0, 1.0], tf.float64))
+    error = np.abs(state - np.array([np.sin(10.0), np.cos(10.0)])).max()
+    assert error < 1e-10

@@ -1,0 +1,163 @@
+"""Models are saved, loaded, exported, and served without this package."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_neuralode import NeuralODE, gradients, solvers
+
+OPTIONS = [
+    {},
+    {"solver": "tsit5", "gradient": "tape", "rtol": 1e-4, "atol": [1e-5, 1e-6, 1e-7]},
+    {
+        "solver": solvers.DormandPrince8(1e-5, 1e-7, first_step_size=0.1, max_num_steps=50),
+        "gradient": gradients.GaussAdjoint(rtol=1e-4, checkpoint=False),
+        "t_span": (1.0, -0.5),
+        "t_eval": (0.5, -0.5),
+        "return_sequences": True,
+        "on_failure": "nan",
+    },
+    {"solver": solvers.RK4(num_steps=7), "gradient": gradients.Tape(checkpoint=False)},
+    {"jit_compile": True, "track_stats": True},
+]
+
+
+def make_model(**options):
+    keras.utils.set_random_seed(0)
+    dynamics = keras.Sequential([keras.layers.Dense(5, activation="tanh"), keras.layers.Dense(3)])
+    return keras.Sequential([keras.Input((3,)), NeuralODE(dynamics, **options)])
+
+
+def inputs(num):
+    return np.random.default_rng(num).normal(size=(num, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
+def test_a_loaded_model_predicts_as_the_saved_one(options, tmp_path):
+    model = make_model(**options)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(inputs(4)), model(inputs(4)))
+    assert loaded.layers[-1].get_config() == model.layers[-1].get_config()
+
+
+def test_a_config_holds_settings_and_json_holds_the_config():
+    layer = make_model(**OPTIONS[2]).layers[-1]
+    config = json.loads(json.dumps(layer.get_config()))
+    twin = NeuralODE.from_config(config)
+    assert twin.solver == layer.solver
+    assert twin.gradient == layer.gradient
+    assert twin.get_config() == layer.get_config()
+
+
+def test_weights_alone_can_be_saved(tmp_path):
+    model = make_model()
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = make_model()
+    for variable in other.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(other(inputs(4)), model(inputs(4)))
+
+
+def test_a_stock_solver_can_not_be_saved_and_says_what_to_do(tmp_path):
+    model = make_model(solver=tfp.math.ode.DormandPrince())
+    with pytest.raises(ValueError, match="save its weights, or export"):
+        model.save(tmp_path / "model.keras")
+
+
+# Runs where tf_neuralode can't be imported: the finder refuses it by name.
+SERVE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tf_neuralode", "tensorflow_probability"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+try:
+    import tf_neuralode
+except ImportError:
+    pass
+else:
+    raise SystemExit("tf_neuralode can be imported")
+import numpy as np
+import tensorflow as tf
+
+loaded = tf.saved_model.load(sys.argv[1])
+data = np.load(sys.argv[2])
+result = {}
+for name in data:
+    x = tf.constant(data[name])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = loaded.serve(x)
+        loss = tf.reduce_sum(y**2)
+    result["y" + name] = y
+    result["g" + name] = tape.gradient(loss, x)
+np.savez(sys.argv[3], **result)
+"""
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "layer in XLA"])
+@pytest.mark.parametrize("gradient", gradients.names())
+def test_an_exported_model_is_served_and_differentiated_without_the_package(
+    gradient, jit_compile, tmp_path
+):
+    model = make_model(gradient=gradient, rtol=1e-6, atol=1e-6, jit_compile=jit_compile)
+    model.export(tmp_path / "exported", verbose=False)
+    batches = {"a": inputs(1), "b": inputs(5), "c": inputs(8)}
+    np.savez(tmp_path / "in.npz", **batches)
+    command = [sys.executable, "-c", SERVE, tmp_path / "exported", tmp_path / "in.npz"]
+    done = subprocess.run(
+        [*command, tmp_path / "out.npz"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    served = np.load(tmp_path / "out.npz")
+    for name, x in batches.items():
+        x = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x)
+            loss = tf.reduce_sum(y**2)
+        np.testing.assert_allclose(served["y" + name], y, atol=1e-5)
+        # Float32 at a tolerance of 1e-6.
+        np.testing.assert_allclose(served["g" + name], tape.gradient(loss, x), atol=1e-4)
+
+
+def test_saved_model_cli_serves_an_exported_model(tmp_path):
+    model = make_model()
+    model.export(tmp_path / "exported", verbose=False)
+    np.save(tmp_path / "x.npy", inputs(5))
+    arguments = f"run --dir {tmp_path}/exported --tag_set serve --signature_def serving_default"
+    arguments += f" --inputs keras_tensor={tmp_path}/x.npy --outdir {tmp_path}/out"
+    shown = cli(f"show --dir {tmp_path}/exported --tag_set serve --signature_def serving_default")
+    (name,) = [line.split("'")[1] for line in shown.splitlines() if "inputs[" in line]
+    cli(arguments.replace("keras_tensor", name))
+    (written,) = pathlib.Path(tmp_path / "out").glob("*.npy")
+    np.testing.assert_allclose(np.load(written), model(inputs(5)), atol=1e-5)
+
+
+def cli(arguments):
+    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
+    script = pathlib.Path(sys.executable).with_name("saved_model_cli")
+    if script.exists():
+        command = [script]
+    done = subprocess.run(
+        [*command, *arguments.split()], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

@@ -1,0 +1,47 @@
+"""One trace per input signature over a whole training run."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_neuralode import NeuralODE
+
+BATCH_SIZE = 16
+
+
+class CountsCalls(keras.layers.Layer):
+    """The identity; counts how often Python runs it, which in a graph is at tracing only."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_calls = 0
+
+    def call(self, inputs):
+        self.num_calls += 1
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("model_jit", "layer_jit"), [(False, False), (True, False), (False, True)],
+    ids=["graph", "model in XLA", "layer in XLA"],
+)  # fmt: skip
+def test_nothing_is_traced_again_after_the_first_epoch(model_jit, layer_jit):
+    counter = CountsCalls()
+    dynamics = keras.Sequential([keras.layers.Dense(4, activation="tanh"), counter])
+    layer = NeuralODE(dynamics, gradient="tape", jit_compile=layer_jit)
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(1)])
+    model.compile("adam", "mse", jit_compile=model_jit)
+    # Full batches and a last, smaller one.
+    x = np.random.default_rng(0).normal(size=(2 * BATCH_SIZE + 5, 4)).astype("float32")
+    y = x[:, :1]
+
+    def epoch():
+        model.fit(x, y, batch_size=BATCH_SIZE, verbose=0)
+        model.evaluate(x, y, batch_size=BATCH_SIZE, verbose=0)
+        model.predict(x, batch_size=BATCH_SIZE, verbose=0)
+        return counter.num_calls
+
+    after_first = epoch()
+    assert after_first > 0
+    # Python runs the dynamics while it is traced, and never again.
+    assert [epoch() for _ in range(3)] == [after_first] * 3
