@@ -18,7 +18,7 @@ class DenseSolution:
     """The solution at any time of the interval.
 
     Attributes:
-      times: `(num_steps + 1,)`, ends of the accepted steps. In a `tf.function` there are
+      times: `(num_steps + 1,)`, ends of the accepted steps. Under XLA there are
         `max_num_steps + 1` entries, the room behind the valid ones filled with the last.
       states: States there: each leaf `(num_steps + 1, *leaf.shape)`.
       num_accepted_steps: Number of valid steps.
@@ -33,7 +33,6 @@ class DenseSolution:
     @classmethod
     def from_steps(cls, steps: StepHistory, pack: Callable[[State], Any]) -> DenseSolution:
         """From the steps that a solve kept."""
-        steps = steps.trimmed() if tf.executing_eagerly() else steps.padded()
         return cls(steps.times, pack(steps.states), steps.num_accepted, steps.dense, pack)
 
     def evaluate(self, t) -> Any:

@@ -11,7 +11,7 @@ from tf_neuralode.results import DenseSolution
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import diagnostics
 from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes
-from tf_neuralode.solvers.runge_kutta import PerAttempt, State
+from tf_neuralode.solvers.runge_kutta import Attempt, PerAttempt, State
 
 
 class GatedField(PerAttempt):
@@ -28,10 +28,10 @@ class GatedField(PerAttempt):
     def __call__(self, t, y):
         return self._f(t, y, self._params)
 
-    def attempt(self):
+    def attempt(self, y, k0):
         gate = _Gate()
         params = gate(self._params)
-        return lambda t, y: self._f(t, gate(y), params), gate.settle
+        return Attempt(lambda t, y: self._f(t, y, params), gate(y), gate(k0), gate.settle)
 
 
 class _Gate:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_neuralode.gradients.vjp import open_vjp
 from tf_neuralode.solvers.method import Method
-from tf_neuralode.solvers.runge_kutta import OdeFn, State, add_scaled, scale, weighted_sum
+from tf_neuralode.solvers.runge_kutta import OdeFn, State, advanced, scale, weighted_sum
 
 
 def step_vjp(
@@ -52,7 +52,7 @@ def step_vjp(
     nodes, rows, weights = _stages(method, dense=d_dense is not None)
     slopes, pullbacks = [], []
     for c, row in zip(nodes, rows, strict=True):
-        stage_state = add_scaled(y, h, weighted_sum(row, slopes)) if slopes else y
+        stage_state = advanced(y, h, row, slopes) if slopes else y
         stage_time = t_next if c == 1 else t + tf.constant(c, t.dtype) * h
         slope, pullback = open_vjp(f, stage_time, stage_state, sources)
         slopes.append(slope)

@@ -134,6 +134,8 @@ def _first_step(method, settings, f, t0, t1, y0, k0, direction, previous_step_si
 
 def _attempt(method, settings, f, t0, t1, direction, recorders, p: _Progress) -> _Progress:
     """One attempt at a step: take it, judge it, propose the next."""
+    # The step sequence is a constant of differentiation.
+    p = p._replace(t=tf.stop_gradient(p.t), h=tf.stop_gradient(p.h))
     remaining = tf.abs(t1 - p.t)
     # At least so long that t moves: otherwise a step of length 0 would pass for a good one.
     h = tf.maximum(p.h, _smallest_step(p.t))
@@ -144,20 +146,20 @@ def _attempt(method, settings, f, t0, t1, direction, recorders, p: _Progress) ->
     t_next = tf.where(last, t1, p.t + direction * h)
     h = tf.where(last, remaining, h)
 
-    f, settle = begin_attempt(f)
-    taken = method.step(f, p.t, t_next, p.y, p.k0)
+    f, y, k0, settle = begin_attempt(f, p.y, p.k0)
+    taken = method.step(f, p.t, t_next, y, k0)
     error = method.error(taken, t_next - p.t, p.y, settings.tolerances, settings.norm)
-    # The step sequence is a constant of differentiation.
     error = tf.stop_gradient(error)
     accepted = error <= 1  # false for NaN
     settle(accepted)
     next_h, status = _judge(settings, t0, t1, p, h, last, error, accepted)
+    next_h, t_next = tf.stop_gradient(next_h), tf.stop_gradient(t_next)
 
     dense, num_extra = None, 0
     if any(recorder.needs_dense for recorder in recorders):
-        dense = method.dense_coefficients_if(accepted, f, taken, p.t, t_next, p.y)
+        dense = method.dense_coefficients_if(accepted, f, taken, p.t, t_next, y)
         num_extra = len(method.extra_nodes)
-    step = Step(p.num_accepted, p.t, t_next, p.y, taken.y1, accepted, dense)
+    step = Step(p.num_accepted, p.t, t_next, y, taken.y1, accepted, dense)
     saved = tuple(r.record(s, step) for r, s in zip(recorders, p.saved, strict=True))
 
     def keep(new, old):

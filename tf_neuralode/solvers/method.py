@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.solvers import interpolation, runge_kutta
-from tf_neuralode.solvers.runge_kutta import State, add_scaled, scale, weighted_sum
+from tf_neuralode.solvers.runge_kutta import State, advanced, scale, weighted_sum
 from tf_neuralode.solvers.tableau import ButcherTableau
 
 
@@ -86,7 +86,7 @@ class Method:
         h = t_next - t
         k = list(taken.k)
         for c, row in zip(self.extra_nodes, self.extra_rows, strict=True):
-            stage_state = add_scaled(y, h, weighted_sum(row, k))
+            stage_state = advanced(y, h, row, k)
             k.append(f(t + tf.constant(c, t.dtype) * h, stage_state))
         return interpolation.coefficients(self.dense_weights, h, y, k)
 

@@ -157,7 +157,7 @@ class AcceptedSteps(Recorder):
       num_coefficients: How many coefficients of dense output to keep of each step (those of the
         method, see `interpolation`), or 0.
 
-    Result: `StepHistory`, arrays with room for `max_num_steps` steps.
+    Result: `StepHistory`.
     """
 
     def __init__(self, max_num_steps: int, num_coefficients: int = 0):
@@ -190,21 +190,32 @@ class AcceptedSteps(Recorder):
     def finish(self, saved, t, y, num_accepted):
         """A `StepHistory`."""
         times, states, dense = saved
-        return StepHistory(
-            times.stack(),
-            [array.stack() for array in states],
-            [array.stack() for array in dense],
-            num_accepted,
-        )
+        n = num_accepted
+        if inside_xla():  # shapes are fixed there
+            fill = lambda array, last: _repeat_from(array.stack(), last)
+            ends = [fill(array, n) for array in (times, *states)]
+            return StepHistory(ends[0], ends[1:], [fill(x, tf.maximum(n - 1, 0)) for x in dense], n)
+        # Stacking would allocate the slots that were never written, too.
+        ends = [array.gather(tf.range(n + 1)) for array in (times, *states)]
+        dense = [array.gather(tf.range(tf.maximum(n, 1)))[:n] for array in dense]
+        return StepHistory(ends[0], ends[1:], dense, n)
+
+
+def _repeat_from(rows: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """`rows`, those behind row `last` replaced by it."""
+    return tf.gather(rows, tf.minimum(tf.range(tf.shape(rows)[0]), last))
 
 
 class StepHistory(NamedTuple):
-    """Accepted steps of a solve, with room for more.
+    """Accepted steps of a solve.
+
+    Under XLA the shapes are those of `max_num_steps` steps, the room behind the accepted ones
+    filled with the last.
 
     Attributes:
-      times: `(max_num_steps + 1,)`; entry 0 is the initial time.
-      states: For each leaf `(max_num_steps + 1, *leaf.shape)`.
-      dense: For each leaf `(max_num_steps, num_coefficients, *leaf.shape)`, or nothing.
+      times: `(num_steps + 1,)`; entry 0 is the initial time.
+      states: For each leaf `(num_steps + 1, *leaf.shape)`.
+      dense: For each leaf `(num_steps, num_coefficients, *leaf.shape)`, or nothing.
       num_accepted: How many steps are valid.
     """
 
@@ -212,24 +223,3 @@ class StepHistory(NamedTuple):
     states: State
     dense: State
     num_accepted: tf.Tensor
-
-    def trimmed(self) -> StepHistory:
-        """Valid steps only, of a length known at run time: not under XLA."""
-        n = self.num_accepted
-        return StepHistory(
-            self.times[: n + 1], [x[: n + 1] for x in self.states], [x[:n] for x in self.dense], n
-        )
-
-    def padded(self) -> StepHistory:
-        """The room behind the valid steps filled with the last of them."""
-
-        def fill(x, last):
-            return tf.gather(x, tf.minimum(tf.range(tf.shape(x)[0]), last))
-
-        n = self.num_accepted
-        return StepHistory(
-            fill(self.times, n),
-            [fill(x, n) for x in self.states],
-            [fill(x, tf.maximum(n - 1, 0)) for x in self.dense],
-            n,
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -17,14 +18,25 @@ class PerAttempt:
         """The slope, where there are no attempts."""
         raise NotImplementedError
 
-    def attempt(self) -> tuple[OdeFn, Callable[[tf.Tensor], None]]:
-        """The field for one attempt, and a function to be told whether it was accepted."""
+    def attempt(self, y: State, k0: State) -> Attempt:
+        """What one attempt from the state `y`, where the slope is `k0`, is made with."""
         raise NotImplementedError
 
 
-def begin_attempt(f: OdeFn) -> tuple[OdeFn, Callable[[tf.Tensor], None]]:
-    """`f.attempt()` if f is a `PerAttempt`, otherwise f itself and a function that does nothing."""
-    return f.attempt() if isinstance(f, PerAttempt) else (f, lambda accepted: None)
+class Attempt(NamedTuple):
+    """Field and start of an attempt, and a function to be told whether it was accepted."""
+
+    f: OdeFn
+    y: State
+    k0: State
+    settle: Callable[[tf.Tensor], None]
+
+
+def begin_attempt(f: OdeFn, y: State, k0: State) -> Attempt:
+    """`f.attempt(y, k0)` if f is a `PerAttempt`, otherwise the arguments as they are."""
+    if isinstance(f, PerAttempt):
+        return f.attempt(y, k0)
+    return Attempt(f, y, k0, lambda accepted: None)
 
 
 def scale(factor: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
@@ -52,9 +64,41 @@ def weighted_sum(weights: Sequence[float], terms: Sequence[State]) -> State:
         return [leaf(i) for i in range(len(terms[0]))]
 
 
-def add_scaled(y: State, h: tf.Tensor, slope: State) -> State:
-    """`y + h slope`."""
-    return [y_i + scale(h, s_i) for y_i, s_i in zip(y, slope, strict=True)]
+def advanced(y: State, h: tf.Tensor, weights: Sequence[float], slopes: Sequence[State]) -> State:
+    """`y + h sum_i weights[i] slopes[i]`, differentiable with respect to y and the slopes alone.
+
+    h is a constant of differentiation. TensorFlow's own gradient of a product wants both factors,
+    so a loop that it differentiates would keep every slope of every step, to no use.
+    """
+    used = [(w, slope) for w, slope in zip(weights, slopes, strict=True) if w != 0]
+    if not used:
+        return list(y)
+    weights, slopes = zip(*used, strict=True)
+    # The graph runtime would make the products for all later stages as soon as a slope is there,
+    # and hold them until they are needed.
+    with tf.control_dependencies(slopes[-1]):
+        return [
+            _advanced_leaf(leaf, h, weights, [slope[i] for slope in slopes])
+            for i, leaf in enumerate(y)
+        ]
+
+
+def _advanced_leaf(leaf, h: tf.Tensor, weights: Sequence[float], slopes: Sequence[tf.Tensor]):
+    def factors():
+        # In the time's precision: a cast of a Python float would go through float32.
+        return [tf.cast(x, leaf.dtype) for x in tf.unstack(h * tf.constant(weights, h.dtype))]
+
+    def total(leaf, *slopes):
+        return tf.add_n([leaf, *(c * k for c, k in zip(factors(), slopes, strict=True))])
+
+    if tf.executing_eagerly():
+        return total(leaf, *slopes)  # an eager tape keeps no factor that it doesn't need
+
+    @tf.custom_gradient
+    def differentiable(leaf, *slopes):
+        return total(leaf, *slopes), lambda d: [d, *(c * d for c in factors())]
+
+    return differentiable(leaf, *slopes)
 
 
 def stages(
@@ -85,7 +129,7 @@ def stages(
     for c, row in list(zip(tableau.c, tableau.a, strict=True))[1:num_stages]:
         # t + h can miss t_next by a rounding error, and f must not be evaluated beyond the end.
         stage_time = t_next if c == 1 else t + tf.constant(c, t.dtype) * h
-        stage_states.append(add_scaled(y, h, weighted_sum(row, k)))
+        stage_states.append(advanced(y, h, row, k))
         k.append(f(stage_time, stage_states[-1]))
     return k, stage_states
 
@@ -99,4 +143,4 @@ def advance(f: OdeFn, tableau, t: tf.Tensor, t_next: tf.Tensor, y: State, k0: St
     """The state at `t_next`, from the fewest stages: what a replay of a known step needs."""
     num_stages = num_stages_to_advance(tableau)
     k, _ = stages(f, tableau, t, t_next, y, k0, num_stages)
-    return add_scaled(y, t_next - t, weighted_sum(tableau.b[:num_stages], k))
+    return advanced(y, t_next - t, tableau.b[:num_stages], k)

@@ -209,7 +209,7 @@ class RungeKutta(tfp.math.ode.Solver):
             previous_step_size=None if previous is None else previous.step_size,
         )
         if by_solver:
-            history = result.saved[0].trimmed()
+            history = result.saved[0]
             times, states = history.times, history.states
         else:
             states = [rows[1:] for rows in result.saved[0]]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_neuralode.solvers.runge_kutta import State, add_scaled
+from tf_neuralode.solvers.runge_kutta import State, advanced
 
 # The error of a step that happens to be zero must not become an infinite step; the bounds of the
 # factor cut in long before this.
@@ -160,7 +160,7 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     tiny = (d0 < constant(1e-5)) | (d1 < constant(1e-5))
     h0 = tf.where(tiny, constant(1e-6), constant(0.01) * d0 / tf.where(tiny, tf.ones_like(d1), d1))
     h0 = tf.minimum(h0, largest)
-    k1 = f(t0 + direction * h0, add_scaled(y0, direction * h0, k0))
+    k1 = f(t0 + direction * h0, advanced(y0, direction * h0, [1.0], [k0]))
     change = [b - a for a, b in zip(k0, k1, strict=True)]
     d2 = _norm_without_overflow(norm, tolerances.scaled(change, y0)) / h0
     slope = tf.maximum(d1, d2)
