@@ -94,3 +94,14 @@ def test_gradients_of_sixteen_bit_parameters_add_up_in_32_bits(gradient):
     f = lambda t, y, p: tf.cast(p, tf.float32) * tf.ones_like(y)
     _, d_p = gradients_of(f, y0, p, gradient, "graph", solvers.Euler(400))
     assert d_p.dtype == tf.bfloat16 and d_p == 1
+
+
+@every_mode
+@every_gradient
+def test_failed_solve_gives_the_parameters_nan(gradient, mode):
+    # The first attempts are rejected until none are left.
+    solver = solvers.DormandPrince(1e-6, 1e-6, first_step_size=1.0, max_num_steps=2)
+    f = lambda t, y, rate: rate * tf.reverse(y, [0]) * tf.constant([1.0, -1.0])
+    y0, rate = tf.constant([1.0, 0.0]), tf.constant(100.0)
+    _, d_rate = gradients_of(f, y0, rate, gradient, mode, solver)
+    assert np.isnan(d_rate)

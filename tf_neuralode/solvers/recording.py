@@ -214,11 +214,13 @@ class StepHistory(NamedTuple):
     num_accepted: tf.Tensor
 
     def trimmed(self) -> StepHistory:
-        """Valid steps only, of a length known at run time: not under XLA."""
+        """Valid steps only, of a length known at run time: not under XLA.
+
+        Of the dense solutions one is left where no step is valid: an item to look up.
+        """
         n = self.num_accepted
-        return StepHistory(
-            self.times[: n + 1], [x[: n + 1] for x in self.states], [x[:n] for x in self.dense], n
-        )
+        dense = [x[: tf.maximum(n, 1)] for x in self.dense]
+        return StepHistory(self.times[: n + 1], [x[: n + 1] for x in self.states], dense, n)
 
     def padded(self) -> StepHistory:
         """The room behind the valid steps filled with the last of them."""
