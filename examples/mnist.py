@@ -10,10 +10,14 @@ tested on the next 150; all 1,500 are in this repository, nothing is downloaded.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
+import math
+import multiprocessing
 import os
 import statistics
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when TensorFlow is imported
 
@@ -35,7 +39,8 @@ class Epoch:
     seconds: float
     train_accuracy: float
     test_accuracy: float
-    num_evaluations: float | None  # of the dynamics in a forward pass; None where not counted
+    num_forward: float  # evaluations of the dynamics in a training step's forward pass
+    num_backward: float  # and in its backward pass
 
 
 def batches(images, labels, shuffle_seed=None):
@@ -113,11 +118,10 @@ class EpochTable(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self._start
-        # Read before evaluating: the counts are those of the training steps.
-        num_evaluations = (logs or {}).get("nfe")
         train_accuracy = self._accuracy(self._train)
         test_accuracy = self._accuracy(self._test)
-        self.epochs.append(Epoch(seconds, train_accuracy, test_accuracy, num_evaluations))
+        counts = logs["nfe"], logs["nfe_backward"]  # those of the training steps
+        self.epochs.append(Epoch(seconds, train_accuracy, test_accuracy, *counts))
         row = f"[{epoch + 1}/{self.params['epochs']}] {seconds:.2f} s"
         print(f"{row}  train {train_accuracy:.3f}  test {test_accuracy:.3f}", flush=True)
 
@@ -134,19 +138,53 @@ def train_model(model, train, test, num_epochs, seed):
     return table.epochs
 
 
-def summarize(gradient, epochs):
+def memory(kind):
+    """Resident memory of this process in MB, "VmRSS" now or "VmHWM" at its peak; Linux only."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return math.nan
+    (line,) = [line for line in status.splitlines() if line.startswith(kind)]
+    return int(line.split()[1]) / 1024
+
+
+def run(gradient, args):
+    """Trains with one gradient; returns the epochs, and the memory that training took in MB."""
+    tf.get_logger().setLevel("ERROR")  # TFP's adjoint uses an argument that TensorFlow deprecates
+    if args.device:
+        select_device(args.device.lower())
+    train, test = load_digits(args.dataset)
+    before = memory("VmRSS")
+    keras.utils.set_random_seed(args.seed)  # every gradient starts from the same weights
+    model = build_model(args.solver, gradient, args.jit)
+    print(f"{gradient}: {model.count_params():,} weights, {len(train[0]):,} digits", flush=True)
+    epochs = train_model(model, train, test, args.epochs, args.seed)
+    if args.save:
+        keras.config.disable_interactive_logging()  # export prints every tensor it captures
+        model.export(args.save)
+    return epochs, memory("VmHWM") - before
+
+
+def run_apart(gradient, args):
+    """`run` in a process of its own, where a peak of memory is that of one gradient alone."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(run, gradient, args).result()
+
+
+def summarize(gradient, epochs, peak_memory):
     """One row of the comparison, by column; a new column is a new entry here."""
     last = epochs[-1]
-    row = {
+    return {
         "gradient": gradient,
         "train": f"{last.train_accuracy:.3f}",
         "test": f"{last.test_accuracy:.3f}",
         "s/epoch": f"{statistics.median(epoch.seconds for epoch in epochs):.2f}",
+        "forward evals/step": f"{statistics.fmean(epoch.num_forward for epoch in epochs):.1f}",
+        "backward evals/step": f"{statistics.fmean(epoch.num_backward for epoch in epochs):.1f}",
+        # What tracing, compiling and training take above TensorFlow and the data.
+        "peak memory": f"{peak_memory:.0f} MB",
     }
-    if last.num_evaluations is not None:
-        mean = statistics.fmean(epoch.num_evaluations for epoch in epochs)
-        row["forward evaluations/step"] = f"{mean:.1f}"
-    return row
 
 
 def print_table(rows):
@@ -227,21 +265,13 @@ def parse_arguments(argv=None):
 def main(argv=None):
     """Runs the experiment; returns the epochs by gradient."""
     args = parse_arguments(argv)
-    if args.device:
-        select_device(args.device.lower())
-    train, test = load_digits(args.dataset)
-    epochs_of = {}
-    for gradient in gradients.names() if args.gradient == "all" else [args.gradient]:
-        keras.utils.set_random_seed(args.seed)  # every gradient starts from the same weights
-        model = build_model(args.solver, gradient, args.jit)
-        print(f"{gradient}: {model.count_params():,} weights, {len(train[0]):,} digits")
-        epochs_of[gradient] = train_model(model, train, test, args.epochs, args.seed)
     if args.gradient == "all":
-        print_table([summarize(*item) for item in epochs_of.items()])
+        runs = {gradient: run_apart(gradient, args) for gradient in gradients.names()}
+        print_table([summarize(gradient, *result) for gradient, result in runs.items()])
+    else:
+        runs = {args.gradient: run(args.gradient, args)}
+    epochs_of = {gradient: epochs for gradient, (epochs, _) in runs.items()}
     write_plot(epochs_of, args.plot)
-    if args.save:
-        keras.config.disable_interactive_logging()  # export prints every tensor it captures
-        model.export(args.save)
     return epochs_of
 
 

@@ -226,3 +226,17 @@ def test_failed_solve_keeps_what_it_reached_and_leaves_nan_behind(mode):
     assert np.all(np.isnan(states[3:]))
     np.testing.assert_allclose(between[0, 0], np.exp(-0.3), rtol=1e-7)
     assert np.all(np.isnan(between[1]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dense_solution_of_a_solve_that_fails_at_once_is_nan(mode):
+    def run(y0):
+        solver = solvers.Tsit5(**TIGHT, first_step_size=1.0, max_num_steps=1)
+        results = odeint(
+            lambda t, y: 1e3 * y, y0, [0.0, 0.5, 1.0], solver=solver, dense_output=True
+        )
+        return *results[1:3], results.solution.evaluate([0.5, 1.0])
+
+    states, diagnostics, between = in_mode(run, mode)(tf.ones([2], tf.float64))
+    assert diagnostics.num_accepted_steps == 0
+    assert np.all(np.isnan(states[1:])) and np.all(np.isnan(between))

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_neuralode import dynamics as dynamics_lib
 from tf_neuralode import gradients, solvers
+from tf_neuralode.backward_count import counter_into
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
 from tf_neuralode.odeint import odeint
@@ -44,8 +45,9 @@ class NeuralODE(keras.layers.Layer):
       time_dependent: Whether dynamics is called on `[t, y]`, t of shape `(batch, 1)`.
       on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
         Where XLA compiles the solve nothing can be raised and the output is NaN.
-      track_stats: Whether the number of evaluations of the dynamics (`nfe`) and of failed solves
-        (`failed_solves`) appear in the logs of `fit`.
+      track_stats: Whether the mean numbers of evaluations of the dynamics a call (`nfe`) and a
+        backward pass (`nfe_backward`, in training, of solvers of ours), and the number of failed
+        solves (`failed_solves`) appear in the logs of `fit`.
       jit_compile: Whether to compile this solve with XLA, whatever the model does.
 
     Call arguments:
@@ -112,6 +114,9 @@ class NeuralODE(keras.layers.Layer):
         self.jit_compile = jit_compile
         if track_stats:
             self._nfe = keras.metrics.Mean(name="nfe")
+            self._nfe_backward = None
+            if isinstance(self.solver, RungeKutta):
+                self._nfe_backward = keras.metrics.Mean(name="nfe_backward")
             self._failed_solves = keras.metrics.Sum(name="failed_solves")
         # Made once and kept: a compiled function for each call would compile at each call.
         self._compiled_solve = tf.function(self._solve, jit_compile=True, autograph=False)
@@ -136,7 +141,12 @@ class NeuralODE(keras.layers.Layer):
         # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
         compiled = self.jit_compile and not inside_xla()
         solve = self._compiled_solve if compiled else self._solve
-        states, finite, diagnostics, changed = solve(y0, params, constants, training=training)
+        counter = None
+        if self.track_stats and training and self._nfe_backward is not None:
+            counter = counter_into(self._nfe_backward, [y0, *params])
+        states, finite, diagnostics, changed = solve(
+            y0, params, constants, counter, training=training
+        )
         dynamics.assign(changed)
         if self.track_stats:
             self._update_stats(diagnostics)
@@ -167,7 +177,7 @@ class NeuralODE(keras.layers.Layer):
         starts_there = self.t_eval[0] == self.t_span[0]
         return np.array(self.t_eval if starts_there else (self.t_span[0], *self.t_eval))
 
-    def _solve(self, y0, params, constants, training):
+    def _solve(self, y0, params, constants, counter, training):
         """States to return, which samples are finite, diagnostics, new values of variables."""
         dynamics = Dynamics(self.dynamics, self.time_dependent, training)
         samples = FiniteSamples(y0)
@@ -178,6 +188,7 @@ class NeuralODE(keras.layers.Layer):
             params,
             solver=samples.restrict(self.solver),
             gradient=self.gradient,
+            backward_counter=counter,
         )
         changed = {}
         if training:

@@ -12,7 +12,7 @@ from tf_neuralode import gradients, solvers
 from tf_neuralode.gradients.gradient import Problem
 from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.results import DenseSolution, Results
-from tf_neuralode.solvers.flat_state import FlatState
+from tf_neuralode.solvers.flat_state import FlatState, solve_dtype
 
 
 def odeint(
@@ -132,6 +132,8 @@ def _flatten_params(f, params, flat: FlatState):
     structure = () if params is None else tf.nest.map_structure(tf.convert_to_tensor, params)
     leaves = tf.nest.flatten(structure)
     differentiable = [i for i, leaf in enumerate(leaves) if leaf.dtype.is_floating]
+    # Gradients are sums over many steps, which 16 bits would round away.
+    held = [tf.cast(leaves[i], solve_dtype(leaves[i].dtype)) for i in differentiable]
 
     def flat_f(t, y, values):
         if params is None:
@@ -139,8 +141,8 @@ def _flatten_params(f, params, flat: FlatState):
         # Integer parameters, seeds for example, are constants of the solve.
         all_leaves = list(leaves)
         for i, value in zip(differentiable, values, strict=True):
-            all_leaves[i] = value
+            all_leaves[i] = tf.cast(value, leaves[i].dtype)
         packed = tf.nest.pack_sequence_as(structure, all_leaves)
         return flat.flat_fn(lambda t, y: f(t, y, packed))(t, y)
 
-    return [leaves[i] for i in differentiable], flat_f
+    return held, flat_f

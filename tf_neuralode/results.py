@@ -47,7 +47,9 @@ class DenseSolution:
         ends = direction * self.times[1:]
         index = tf.searchsorted(ends, direction * flat)
         index = tf.clip_by_value(index, 0, tf.maximum(self.num_accepted_steps - 1, 0))
-        start, end = tf.gather(self.times, index), tf.gather(self.times, index + 1)
+        # A solve that failed at its first step has one time, and here a step of no length.
+        next_index = tf.minimum(index + 1, self.num_accepted_steps)
+        start, end = tf.gather(self.times, index), tf.gather(self.times, next_index)
         theta = (flat - start) / (end - start)
         inside = (direction * (flat - first) >= 0) & (direction * (last - flat) >= 0)
         theta = tf.where(inside, theta, tf.constant(float("nan"), theta.dtype))

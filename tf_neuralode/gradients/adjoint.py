@@ -11,6 +11,7 @@ from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
 from tf_neuralode.gradients.closure import first_slope
 from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
 from tf_neuralode.gradients.vjp import once_differentiable
+from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
 
 
@@ -46,38 +47,53 @@ class Adjoint(BackwardTolerances, Gradient):
         solver = problem.solver
         self.check_solver(solver)
         times, slope = problem.times, None
+        # TFP wants one dtype in its augmented system; what has fewer bits gains by it, too.
+        widen_state, narrow_state = _casts(problem.y0, times.dtype)
+        widen, narrow = _casts(problem.params, times.dtype)
         if isinstance(solver, RungeKutta):
             span = tf.abs(times[-1] - times[0])
             backward = self.backward_solver(solver.for_adjoint())
             backward = backward.copy(finish_states=_report_evaluations, backward_span=span)
             slope = first_slope(problem)
+            slope = None if slope is None else widen_state(slope)
             solver = solver.copy(keep_steps=problem.keep_steps, first_slope=slope)
             solver = solver.with_adjoint(backward)
         once = functools.partial(once_differentiable, name=type(self).__name__)
-        # TFP wants one dtype in its augmented system; parameters of 16 bits gain by it, too.
-        dtypes = [p.dtype for p in problem.params]
-        params = [tf.cast(p, times.dtype) for p in problem.params]
         constants = {"probe": tf.cast(problem.probe, times.dtype)}
-        if params:
-            constants["params"] = tuple(once(params))
-
+        if problem.params:
+            constants["params"] = tuple(once(widen(problem.params)))
         if slope is not None:
             constants["first_slope"] = tuple(slope)
 
         def ode_fn(t, y, probe, params=(), first_slope=()):
             del probe, first_slope
-            params = [tf.cast(p, dtype) for p, dtype in zip(params, dtypes, strict=True)]
-            return problem.pack(problem.f(t, tf.nest.flatten(y), params))
+            y = narrow_state(tf.nest.flatten(y))
+            return problem.pack(widen_state(problem.f(t, y, narrow(params))))
 
+        y0 = widen_state(problem.y0)
         results = solver.solve(
-            ode_fn, times[0], problem.pack(once(problem.y0)), times[1:], constants=constants
+            ode_fn, times[0], problem.pack(once(y0)), times[1:], constants=constants
         )
         rows = [
             tf.concat([y[tf.newaxis], x], axis=0)
-            for y, x in zip(problem.y0, tf.nest.flatten(results.states), strict=True)
+            for y, x in zip(y0, tf.nest.flatten(results.states), strict=True)
         ]
+        rows = narrow_state(rows)
         steps = results.solver_internal_state.steps if problem.keep_steps else None
         return Solution(rows, results.diagnostics, steps)
+
+
+def _casts(tensors: State, dtype: tf.DType):
+    """Functions that give real tensors `dtype`, and that give them back their own dtypes."""
+    own = [x.dtype for x in tensors]
+
+    def cast(tensors, dtypes):
+        return [
+            x if old.is_complex else tf.cast(x, new)
+            for x, old, new in zip(tensors, own, dtypes, strict=True)
+        ]
+
+    return lambda xs: cast(xs, [dtype] * len(own)), lambda xs: cast(xs, own)
 
 
 def _report_evaluations(augmented_state, diagnostics):

@@ -35,9 +35,10 @@ class GatedField(PerAttempt):
 
 
 class _Gate:
-    """Identity whose gradient is zero unless it is settled with a true value later."""
+    """Identity whose gradient is `otherwise` unless it is settled with a true value later."""
 
-    def __init__(self):
+    def __init__(self, otherwise: float = 0.0):
+        self._otherwise = otherwise
         self._accepted = None
 
     def settle(self, accepted: tf.Tensor) -> None:
@@ -49,7 +50,8 @@ class _Gate:
     def _one(self, tensor):
         @tf.custom_gradient
         def gated(x):
-            return tf.identity(x), lambda d: tf.where(self._accepted, d, tf.zeros_like(d))
+            otherwise = tf.constant(self._otherwise, x.dtype)
+            return tf.identity(x), lambda d: tf.where(self._accepted, d, otherwise)
 
         return gated(tensor)
 
@@ -61,12 +63,14 @@ def solve_keeping_activations(problem: Problem) -> Solution:
     solutions of the steps: a loop inside the loop would keep its activations for each step.
     """
     times, solver = problem.times, problem.solver
+    # Where all attempts are rejected their gates would make the parameters' gradients zero.
+    verdict = _Gate(otherwise=float("nan"))
     dense = problem.has_interior_times or problem.keep_steps
     recorder = OutputTimes(times)
     if dense:
         recorder = AcceptedSteps(solver.max_num_steps, solver.method.num_coefficients)
     result = solver.integrate(
-        GatedField(problem.f, problem.params),
+        GatedField(problem.f, verdict(problem.params)),
         times[0],
         times[-1],
         problem.y0,
@@ -83,6 +87,7 @@ def solve_keeping_activations(problem: Problem) -> Solution:
     else:
         steps, rows = None, result.saved[0]
     success = result.status == status_codes.SUCCESS
+    verdict.settle(success)
     return Solution(
         rows=_spoil_gradient_after_failure(rows, success),
         diagnostics=diagnostics(result),

@@ -129,6 +129,8 @@ def solve_and_store(
             cotangents,
             [*params, *variables],
         )
+        # A solve that failed at its first step has no step to carry the NaN to the sources.
+        d_sources = [d + tf.cast(poison, d.dtype) for d in d_sources]
         d_probe = tf.cast(num_evaluations, problem.probe.dtype)
         d_slope = [tf.zeros_like(k) for k in slope]
         d_inputs = [d_probe, *d_y0, *d_sources[:num_params], *d_slope]

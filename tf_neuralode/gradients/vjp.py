@@ -32,6 +32,8 @@ def open_vjp(
             output_gradients=d_slope,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        # The gradient of tf.gather is sparse.
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
         split = len(y) if of_state else 0
         return gradients[:split], gradients[split:]
 

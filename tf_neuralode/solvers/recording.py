@@ -197,7 +197,7 @@ class AcceptedSteps(Recorder):
             return StepHistory(ends[0], ends[1:], [fill(x, tf.maximum(n - 1, 0)) for x in dense], n)
         # Stacking would allocate the slots that were never written, too.
         ends = [array.gather(tf.range(n + 1)) for array in (times, *states)]
-        dense = [array.gather(tf.range(tf.maximum(n, 1)))[:n] for array in dense]
+        dense = [array.gather(tf.range(tf.maximum(n, 1))) for array in dense]
         return StepHistory(ends[0], ends[1:], dense, n)
 
 
@@ -210,7 +210,8 @@ class StepHistory(NamedTuple):
     """Accepted steps of a solve.
 
     Under XLA the shapes are those of `max_num_steps` steps, the room behind the accepted ones
-    filled with the last.
+    filled with the last. Where no step was accepted one dense solution is left: an item to look
+    up.
 
     Attributes:
       times: `(num_steps + 1,)`; entry 0 is the initial time.

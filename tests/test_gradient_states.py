@@ -1,0 +1,107 @@
+"""Gradients for states and parameters of any shape, structure and dtype, and for times."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from gradient_problem import ALL_GRADIENTS
+from modes import MODES, in_mode
+
+from tf_neuralode import gradients, odeint, solvers
+
+KEPT = gradients.Tape(checkpoint=False)
+SOLVER = solvers.DormandPrince(1e-6, 1e-6, max_num_steps=60)
+every_gradient = pytest.mark.parametrize("gradient", [*ALL_GRADIENTS, KEPT], ids=str)
+every_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def gradients_of(f, y0, params, gradient, mode, solver=SOLVER):
+    """Of the sum over the last state, with respect to `y0` and `params`."""
+
+    def function(y0, params):
+        with tf.GradientTape() as tape:
+            tape.watch([y0, params])
+            results = odeint(f, y0, [0.0, 0.5, 1.0], params, solver=solver, gradient=gradient)
+            ends = [tf.reduce_sum(x[-1]) for x in tf.nest.flatten(results.states)]
+            loss = tf.add_n([tf.cast(end, tf.float64) for end in ends])
+        return tape.gradient(loss, [y0, params])
+
+    return in_mode(function, mode)(y0, params)
+
+
+@every_mode
+@every_gradient
+def test_nest_of_scalars_and_vectors_of_different_dtypes_has_gradients(gradient, mode):
+    y0 = {
+        "half": tf.constant([1.0], tf.float16),
+        "single": tf.constant([1.0, 1.0], tf.float32),
+        "double": tf.constant(1.0, tf.float64),
+    }
+    rates = {
+        "half": tf.constant(-1.0, tf.float16),
+        "single": tf.constant([0.5, 7.0], tf.float32),
+        "double": tf.constant(-2.0, tf.float64),
+    }
+
+    def f(t, y, rates):
+        # tf.gather has sparse gradients; equal components make the permutation invisible.
+        single = tf.gather(y["single"], [1, 0]) * tf.gather(rates["single"], [0, 0])
+        half, double = (rates[name] * y[name] for name in ("half", "double"))
+        return {"half": half, "single": single, "double": double}
+
+    d_y0, d_rates = gradients_of(f, y0, rates, gradient, mode)
+    for found, like in ((d_y0, y0), (d_rates, rates)):
+        assert [x.dtype for x in found.values()] == [x.dtype for x in like.values()]
+    # Rounding of float16, then float32, then the tolerance times ten.
+    tolerances = {"half": 2e-3, "single": 1e-5, "double": 1e-5}
+    e = np.exp
+    expected_y0 = {"half": [e(-1)], "single": [e(0.5)] * 2, "double": e(-2)}
+    expected_rates = {"half": e(-1), "single": [2 * e(0.5), 0.0], "double": e(-2)}
+    for name, rtol in tolerances.items():
+        np.testing.assert_allclose(d_y0[name], expected_y0[name], rtol=rtol)
+        np.testing.assert_allclose(d_rates[name], expected_rates[name], rtol=rtol)
+
+
+@every_mode
+@every_gradient
+def test_batch_and_times_known_at_run_time_only_have_gradients(gradient, mode):
+    signature = [tf.TensorSpec([None, 2], tf.float64), tf.TensorSpec([None], tf.float64)]
+
+    def function(y0, times):
+        with tf.GradientTape() as tape:
+            tape.watch([y0, times])
+            states = odeint(lambda t, y: -t * y, y0, times, solver=SOLVER, gradient=gradient).states
+            loss = tf.reduce_sum(states[-1])
+        return tape.gradient(loss, [y0, times])
+
+    if mode != "eager":
+        function = tf.function(function, signature, autograph=False, jit_compile=mode == "xla")
+    for times in ([0.5, 1.5], [0.5, 0.7, 1.5], [1.5, 0.7, 0.5]):
+        for batch in (3, 0):
+            y0 = tf.ones([batch, 2], tf.float64)
+            d_y0, d_times = function(y0, tf.constant(times, tf.float64))
+            end = np.exp((times[0] ** 2 - times[-1] ** 2) / 2)
+            # Twenty times the tolerance, for its growth over the interval and the way back.
+            np.testing.assert_allclose(d_y0, np.full([batch, 2], end), rtol=2e-5)
+            expected = np.zeros(len(times))
+            expected[[0, -1]] = 2 * batch * end * np.array([times[0], -times[-1]])
+            np.testing.assert_allclose(d_times, expected, rtol=2e-5, atol=1e-9)
+
+
+@every_gradient
+def test_gradients_of_sixteen_bit_parameters_add_up_in_32_bits(gradient):
+    # 400 steps, each of which adds 1/400 to dy/dp: in bfloat16 the sum would stop at 1/2.
+    y0, p = tf.constant([0.0]), tf.constant(1.0, tf.bfloat16)
+    f = lambda t, y, p: tf.cast(p, tf.float32) * tf.ones_like(y)
+    _, d_p = gradients_of(f, y0, p, gradient, "graph", solvers.Euler(400))
+    assert d_p.dtype == tf.bfloat16 and d_p == 1
+
+
+@every_mode
+@every_gradient
+def test_failed_solve_gives_the_parameters_nan(gradient, mode):
+    # The first attempts are rejected until none are left.
+    solver = solvers.DormandPrince(1e-6, 1e-6, first_step_size=1.0, max_num_steps=2)
+    f = lambda t, y, rate: rate * tf.reverse(y, [0]) * tf.constant([1.0, -1.0])
+    y0, rate = tf.constant([1.0, 0.0]), tf.constant(100.0)
+    _, d_rate = gradients_of(f, y0, rate, gradient, mode, solver)
+    assert np.isnan(d_rate)
