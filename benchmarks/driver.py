@@ -29,10 +29,13 @@ class WorkerHandle:
             stdout=subprocess.PIPE,
             stderr=log,
             env=_environment(num_threads),
-            preexec_fn=lambda: _pin(num_threads),
         )
-        self._send(config)
-        self._receive()
+        try:
+            self._send(config)
+            self._receive()
+        except WorkerFailed:
+            self.close()
+            raise
 
     def ask(self, command, **arguments):
         self._send({"command": command, **arguments})
@@ -51,7 +54,7 @@ class WorkerHandle:
     def _receive(self):
         ready, _, _ = select.select([self._process.stdout], [], [], SECONDS_TO_ANSWER)
         if not ready:
-            self.close()
+            self._process.kill()  # it must not compute while others do
             raise WorkerFailed(f"no answer in {SECONDS_TO_ANSWER} s")
         line = self._process.stdout.readline()
         if not line:
@@ -75,19 +78,15 @@ def _environment(num_threads):
     }
 
 
-def _pin(num_threads):
-    """XLA takes as many threads as it may use processors."""
-    available = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, available[:num_threads])
-
-
 class Entry:
-    """A setting, its worker and its figures; a failure is a figure, too."""
+    """A setting on a workload, its worker and its figures; a failure is a figure, too."""
 
-    def __init__(self, setting):
+    def __init__(self, setting, workload, group=0):
         self.setting = setting
         self.figures = {}
         self.rounds = []
+        self._workload = workload
+        self._group = group
         self._worker = None
         self._num_steps = 1
 
@@ -95,11 +94,11 @@ class Entry:
     def failed(self):
         return "error" in self.figures
 
-    def start(self, python, workload, num_threads, log, reference_path):
+    def start(self, python, num_threads, log, reference_path):
         """Takes the figures that are taken once, with no other worker computing."""
         config = {
             "competitor": self.setting.module,
-            "workload": workload,
+            "workload": self._workload,
             "options": self.setting.options,
         }
         with self._catch():
@@ -125,6 +124,8 @@ class Entry:
             self.figures["min_ms"] = min(self.rounds)
         return {
             "library": self.setting.library,
+            "workload": self._workload,
+            "group": self._group,
             "label": self.setting.label,
             "options": self.setting.options,
             **self.figures,

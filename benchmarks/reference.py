@@ -4,9 +4,11 @@ The classical Runge-Kutta method of order 4 with many fixed steps, and the exact
 steps, by hand in NumPy. Halving the steps tells its own error: a sixteenth of the change.
 """
 
+import itertools
+
 import numpy as np
 
-STEPS_PER_UNIT_TIME = 64
+STEPS_PER_UNIT_TIME = 32  # errors below 1e-7 on all workloads; those measured are 1e-5 and more
 
 
 class Field:
@@ -48,28 +50,30 @@ class Dense:
 
 
 class Convolution:
-    """A 3x3 convolution, padded to the same size, as nine matrix products."""
+    """A 3x3 convolution, padded to the same size, as a matrix product with the windows."""
 
     @staticmethod
     def forward(x, w):
-        height, width = x.shape[1:3]
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return sum(
-            padded[:, i : i + height, j : j + width] @ w[i, j] for i in range(3) for j in range(3)
-        )
+        windows = _windows(x)
+        flat = windows.reshape(-1, windows.shape[-1]) @ w.reshape(-1, w.shape[-1])
+        return flat.reshape(*x.shape[:-1], w.shape[-1])
 
     @staticmethod
     def backward(x, w, cotangent):
-        height, width = x.shape[1:3]
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        d_padded, d_w = np.zeros_like(padded), np.zeros_like(w)
         flat = cotangent.reshape(-1, cotangent.shape[-1])
-        for i in range(3):
-            for j in range(3):
-                window = np.s_[:, i : i + height, j : j + width]
-                d_padded[window] += cotangent @ w[i, j].T
-                d_w[i, j] = padded[window].reshape(-1, x.shape[-1]).T @ flat
-        return d_padded[:, 1:-1, 1:-1], d_w
+        windows = _windows(x)
+        d_w = windows.reshape(-1, windows.shape[-1]).T @ flat
+        # The transpose is the convolution with the kernel mirrored and its channels exchanged.
+        mirrored = w[::-1, ::-1].transpose(0, 1, 3, 2)
+        return Convolution.forward(cotangent, mirrored), d_w.reshape(w.shape)
+
+
+def _windows(x):
+    """The 3x3 neighbourhood of each pixel, `(batch, height, width, 9 * channels)`."""
+    height, width = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return np.concatenate(shifts, axis=-1)
 
 
 def _step(field, y, h):
@@ -89,21 +93,32 @@ def _step_backward(field, kept, h, cotangent, d_weights):
     return cotangent + d1 + d2 + d3 + d4
 
 
-def gradient(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
-    """Gradients of the loss for y0 and the weights, a list."""
+def _walk(workload, steps_per_unit_time):
+    """Yields (state before a step, after it, step size, whether it ends at an output time)."""
     field = Field(workload)
     y = workload.y0.astype("float64")
-    starts = []  # (state, step size, whether the step ends at an output time)
-    for t, t_next in zip(workload.times[:-1], workload.times[1:], strict=True):
+    for t, t_next in itertools.pairwise(workload.times):
         num_steps = int(np.ceil(round((t_next - t) * steps_per_unit_time, 9)))
         h = (t_next - t) / num_steps
         for i in range(num_steps):
-            starts.append((y, h, i == num_steps - 1))
-            y, _ = _step(field, y, h)
-    cotangent = np.zeros_like(y)
+            start, (y, _) = y, _step(field, y, h)
+            yield start, y, h, i == num_steps - 1
+
+
+def states(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
+    """The states at `workload.times`, a list."""
+    steps = _walk(workload, steps_per_unit_time)
+    return [workload.y0, *(y for _, y, _, is_output in steps if is_output)]
+
+
+def gradient(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
+    """Gradients of the loss for y0 and the weights, a list."""
+    field = Field(workload)
+    steps = list(_walk(workload, steps_per_unit_time))
+    cotangent = np.zeros(workload.y0.shape)
     d_weights = [np.zeros(w.shape) for w in workload.weights]
-    for start, h, is_output in reversed(starts):
-        end, kept = _step(field, start, h)
+    for start, end, h, is_output in reversed(steps):
+        _, kept = _step(field, start, h)
         if is_output:
             cotangent = cotangent + 2 * end
         cotangent = _step_backward(field, kept, h, cotangent, d_weights)

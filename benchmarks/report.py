@@ -7,6 +7,7 @@ import platform
 from matplotlib.figure import Figure
 
 import settings
+import studies
 
 HEADER = (
     "| setting | ms a step, median | minimum | first call, s | evaluations forward + backward "
@@ -45,7 +46,31 @@ def markdown(results):
     for name, rows in results["workloads"].items():
         parts += [f"## {name}", _table(rows)]
         parts += [_fit_differences(rows) if name == "fit" else _first_calls(rows)]
+    for name, groups in results["studies"].items():
+        parts += [f"## Study: {name}", _study(studies.make(name), groups)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _study(study, groups):
+    """A row for each group, a column for each variant, with its ratio to the first."""
+    lines = []
+    for rows in groups:
+        if not rows:
+            continue
+        if not lines:
+            names = [study.variant(row) for row in rows]
+            lines = [f"| setting | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        cells, first = [rows[0]["label"]], None
+        for row in rows:
+            if "median_ms" not in row:
+                cells.append(f"failed: {_cell(row['error'])}")
+                continue
+            figure = study.figure(row)
+            first = first or figure
+            cells.append(f"{_short(figure)} ({figure / first:.2f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    header = f"{study.question} {study.unit}, and in brackets the ratio to the first column."
+    return header + "\n\n" + "\n".join(lines)
 
 
 def _table(rows):

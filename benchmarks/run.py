@@ -3,6 +3,7 @@
     python benchmarks/run.py
     python benchmarks/run.py --workloads mnist,mlp --rounds 15 --output benchmarks/results
     python benchmarks/run.py --workloads mnist --settings "XLA|diffrax"
+    python benchmarks/run.py --studies max_num_steps,memory,batch,outputs
 
 Makes the peers' virtual environment at first use. Writes results.json, report.md and a plot.
 """
@@ -21,56 +22,70 @@ import peers
 import reference
 import report
 import settings
+import studies
 import workloads
 
 DEFAULT_WORKLOADS = ("mnist", "mlp", "conv", "long", "wide", "fit")
 
 
 class Bench:
-    """How to start workers; the same for all workloads."""
+    """Starts the workers of a run, all in the same way."""
 
     def __init__(self, args):
         self._num_threads = args.threads
         self._num_rounds = args.rounds
         self._pattern = re.compile(args.settings)
         self._peers_python = args.peers_python
-        if self._peers_python is None and not args.no_peers:
+        if self._peers_python is None and args.workloads and not args.no_peers:
             self._peers_python = peers.ensure()
         self.versions = peers.versions(sys.executable)
         if self._peers_python is not None:
-            self.versions.update(peers.versions(self._peers_python))
+            self.versions |= peers.versions(self._peers_python)
+        self._folder = pathlib.Path(args.scratch)
 
-    def compare(self, workload_config, log):
+    def compare(self, name):
         """Figures of all settings on one workload, a list."""
-        workload = workloads.make(**workload_config)
-        reference_path = None
-        if workload is not None:
-            reference_path = pathlib.Path(log.name).with_suffix(".npz")
-            np.savez(reference_path, *reference.gradient(workload))
+        print(f"{name}:", flush=True)
+        workload = workloads.make(name)
+        rows = [({"name": name}, setting) for setting in settings.for_workload(workload)]
+        if workload is None:
+            return self._measure([lambda entries: rows])
+        reference_path = self._folder / "reference.npz"
+        np.savez(reference_path, *reference.gradient(workload))
+        limit = lambda entries: [
+            ({"name": name}, setting) for setting in settings.straight(_num_evaluations(entries))
+        ]
+        return self._measure([lambda entries: rows, limit], reference_path)
+
+    def study(self, name):
+        """Figures of a study's rows, a list for each of its groups."""
+        print(f"{name}:", flush=True)
+        study = studies.make(name)
+        figures = self._measure([lambda entries, g=group: g for group in study.groups])
+        return [[row for row in figures if row["group"] == i] for i in range(len(study.groups))]
+
+    def _measure(self, groups, reference_path=None):
+        """Starts the groups one after the other, then lets all take turns."""
         entries = []
-        try:
-            self._start(
-                settings.for_workload(workload), entries, workload_config, log, reference_path
-            )
-            if workload is not None:
-                rows = settings.straight(_num_evaluations(entries))
-                self._start(rows, entries, workload_config, log, reference_path)
-            driver.take_turns(entries, self._num_rounds)
-        finally:
-            figures = [entry.finish() for entry in entries]
+        with open(self._folder / "workers.log", "a") as log:
+            try:
+                for index, group in enumerate(groups):
+                    for workload, setting in group(entries):
+                        entry = driver.Entry(setting, workload, index)
+                        python = self._python(setting)
+                        if python is None or not self._pattern.search(setting.name):
+                            continue
+                        entries.append(entry)
+                        entry.start(python, self._num_threads, log, reference_path)
+                        print(f"  {setting.name}: {_brief(entry.figures)}", flush=True)
+                driver.take_turns(entries, self._num_rounds)
+            finally:
+                figures = [entry.finish() for entry in entries]
         return figures
 
-    def _start(self, rows, entries, workload_config, log, reference_path):
-        for setting in rows:
-            if not self._pattern.search(setting.name):
-                continue
-            python = self._peers_python if setting.needs_peers else sys.executable
-            if python is None:
-                continue
-            entry = driver.Entry(setting)
-            entries.append(entry)
-            entry.start(python, workload_config, self._num_threads, log, reference_path)
-            print(f"  {setting.name}: {_brief(entry.figures)}", flush=True)
+    def _python(self, setting):
+        """`None` if the setting is left out."""
+        return self._peers_python if setting.needs_peers else sys.executable
 
 
 def _num_evaluations(entries):
@@ -94,7 +109,8 @@ def parse_arguments(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = lambda text: text.split(",")
-    parser.add_argument("--workloads", type=names, default=list(DEFAULT_WORKLOADS))
+    parser.add_argument("--workloads", type=names, help=f"default: {','.join(DEFAULT_WORKLOADS)}")
+    parser.add_argument("--studies", type=names, default=[], help="alone: no workloads")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2, help="for each worker; default: 2")
     parser.add_argument("--settings", default="", help="regular expression; default: all")
@@ -104,26 +120,35 @@ def parse_arguments(argv=None):
     parser.add_argument("--peers-python", help="a Python with the peers; default: makes one")
     parser.add_argument("--no-peers", action="store_true", help="tf_neuralode and TFP alone")
     args = parser.parse_args(argv)
-    unknown = set(args.workloads) - set(workloads.names())
-    if unknown:
-        parser.error(f"--workloads must be of {', '.join(workloads.names())}. Received: {unknown}")
+    if args.workloads is None:
+        args.workloads = [] if args.studies else list(DEFAULT_WORKLOADS)
+    for name in ("workloads", "studies"):
+        known = {"workloads": workloads, "studies": studies}[name].names()
+        unknown = set(getattr(args, name)) - set(known)
+        if unknown:
+            parser.error(f"--{name} must be of {', '.join(known)}. Received: {sorted(unknown)}")
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1. Received: {args.rounds}")
     return args
 
 
 def main(argv=None):
     args = parse_arguments(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    bench = Bench(args)
-    results = {"machine": report.machine(args.threads), "versions": bench.versions}
-    results["num_rounds"] = args.rounds
-    results["workloads"] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in args.workloads:
-            print(f"{name}:", flush=True)
-            with open(pathlib.Path(folder) / f"{name}.log", "w+") as log:
-                results["workloads"][name] = bench.compare({"name": name}, log)
-            # After each workload, so that an interrupted run leaves what it has.
-            write(results, args.output)
+    with tempfile.TemporaryDirectory() as args.scratch:
+        bench = Bench(args)
+        results = {
+            "machine": report.machine(args.threads),
+            "versions": bench.versions,
+            "num_rounds": args.rounds,
+            "workloads": {},
+            "studies": {},
+        }
+        for kind, measure in (("workloads", bench.compare), ("studies", bench.study)):
+            for name in getattr(args, kind):
+                results[kind][name] = measure(name)
+                # After each, so that an interrupted run leaves what it has.
+                write(results, args.output)
     print((args.output / "report.md").read_text())
 
 

@@ -35,12 +35,17 @@ def for_workload(workload):
     return [*ours(), *_tfp(), *_torchdiffeq(workload), *_torchode(), *_diffrax()]
 
 
-def _mode(xla):
+def mode_name(xla):
     return "XLA" if xla else "graph"
 
 
-def _ours(gradient, xla, **options):
-    label = ", ".join([gradient, _mode(xla), *map(str, options.values())])
+def ours_setting(gradient, xla, **options):
+    words = [
+        key if value is True else str(value)
+        for key, value in options.items()
+        if key != "max_num_steps"  # a column of its own where it varies
+    ]
+    label = ", ".join([gradient, mode_name(xla), *words])
     return Setting(OURS, "ours", {"gradient": gradient, "xla": xla, **options}, label)
 
 
@@ -48,9 +53,9 @@ def ours():
     gradients = ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint")
     rows = []
     for xla in (False, True):
-        rows += [_ours(gradient, xla) for gradient in gradients]
-        rows += [_ours(gradient, xla, solver="tsit5") for gradient in ("tape", "tape_kept")]
-        rows += [_ours(gradient, xla, api="layer") for gradient in ("adjoint", "tape_kept")]
+        rows += [ours_setting(gradient, xla) for gradient in gradients]
+        rows += [ours_setting(gradient, xla, solver="tsit5") for gradient in ("tape", "tape_kept")]
+        rows += [ours_setting(gradient, xla, api="layer") for gradient in ("adjoint", "tape_kept")]
     return rows
 
 
@@ -58,7 +63,7 @@ def straight(num_evaluations):
     return [
         Setting(
             LIMIT, "straight", {"xla": xla, "num_evaluations": num_evaluations},
-            f"{num_evaluations} f and vjp, {_mode(xla)}",
+            f"{num_evaluations} f and vjp, {mode_name(xla)}",
         )
         for xla in (False, True)
     ]  # fmt: skip
@@ -76,7 +81,7 @@ def fit():
 
 
 def _tfp():
-    return [Setting("TFP", "tfp_stock", {"xla": xla}, _mode(xla)) for xla in (False, True)]
+    return [Setting("TFP", "tfp_stock", {"xla": xla}, mode_name(xla)) for xla in (False, True)]
 
 
 def _torchdiffeq(workload):

@@ -77,7 +77,14 @@ def _peak_memory():
     return int(line.split()[1]) * 1024
 
 
+def _pin():
+    """XLA takes as many threads as it may use processors."""
+    num_threads = int(os.environ["BENCHMARK_NUM_THREADS"])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])
+
+
 def main():
+    _pin()
     # Libraries print; the answers must not be mixed with that.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
