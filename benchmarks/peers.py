@@ -22,7 +22,7 @@ def ensure():
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     print(f"Making the peers' environment in {VENV}", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
     torch = next(line for line in wanted.splitlines() if line.startswith("torch=="))
     # torch first: where an index offers a CPU build, its dependents must not ask for another.
     for packages in ([torch], ["-r", REQUIREMENTS]):
