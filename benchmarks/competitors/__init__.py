@@ -1,0 +1,11 @@
+"""One module for each competitor.
+
+Each offers `build(workload, **options)`, which returns an object with
+
+    step()        one training step, finished when it returns: the gradients of y0 and the weights
+    to_numpy(g)   those gradients as NumPy arrays, in the layout of `workloads`
+    count()       how often f is evaluated forwards and backwards, a pair
+
+Importing the module imports the framework. `build` makes tensors, so that the framework's own start
+is over when the first step traces and compiles.
+"""

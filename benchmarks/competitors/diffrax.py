@@ -1,0 +1,98 @@
+"""diffrax on JAX: the step compiled as a whole, the batch solved as one state."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SOLVERS = {"dopri5": diffrax.Dopri5, "tsit5": diffrax.Tsit5}
+
+
+def build(workload, gradient, solver):
+    return Diffrax(workload, gradient, solver)
+
+
+class Diffrax:
+    """Failures are not looked for (`throw=False`), which saves a check."""
+
+    def __init__(self, workload, gradient, solver):
+        self.workload = workload
+        self._gradient, self._solver = gradient, SOLVERS[solver]()
+        self.y0 = jnp.asarray(workload.y0)
+        self.weights = [jnp.asarray(w) for w in workload.weights]
+        self._step = jax.jit(jax.grad(self._loss(self._field), argnums=(0, 1)))
+
+    def _field(self, t, y, weights):
+        for w in weights:
+            if self.workload.is_convolution:
+                layout = ("NHWC", "HWIO", "NHWC")
+                y = jax.lax.conv_general_dilated(y, w, (1, 1), "SAME", dimension_numbers=layout)
+            else:
+                y = y @ w
+            y = jnp.tanh(y)
+        return y
+
+    def _adjoint(self, controller):
+        bound = self.workload.max_num_steps
+        return {
+            "checkpoints": diffrax.RecursiveCheckpointAdjoint(),
+            # As many checkpoints as steps: nothing is computed a third time.
+            "all_checkpoints": diffrax.RecursiveCheckpointAdjoint(checkpoints=bound),
+            "direct": diffrax.DirectAdjoint(),
+            "backsolve": diffrax.BacksolveAdjoint(
+                solver=self._solver,
+                stepsize_controller=controller(norm=diffrax.adjoint_rms_seminorm),
+            ),
+        }[self._gradient]
+
+    def _loss(self, field):
+        times = self.workload.times
+        controller = lambda **options: diffrax.PIDController(
+            rtol=self.workload.rtol, atol=self.workload.atol, **options
+        )
+        end_only = len(times) == 2
+        saveat = diffrax.SaveAt(t1=True) if end_only else diffrax.SaveAt(ts=jnp.asarray(times[1:]))
+
+        def loss(y0, weights):
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(field),
+                self._solver,
+                times[0],
+                times[-1],
+                dt0=None,
+                y0=y0,
+                args=weights,
+                saveat=saveat,
+                stepsize_controller=controller(),
+                adjoint=self._adjoint(controller),
+                max_steps=self.workload.max_num_steps,
+                throw=False,
+            )
+            return jnp.sum(solution.ys**2)
+
+        return loss
+
+    def step(self):
+        return jax.block_until_ready(self._step(self.y0, self.weights))
+
+    def to_numpy(self, gradients):
+        return [np.asarray(gradients[0]), *map(np.asarray, gradients[1])]
+
+    def count(self):
+        """Calls of f in a version that calls back to Python."""
+        calls = []
+
+        def counted(t, y, weights):
+            jax.debug.callback(lambda _: calls.append(1), t)
+            return self._field(t, y, weights)
+
+        loss = self._loss(counted)
+
+        def calls_of(function):
+            calls.clear()
+            jax.block_until_ready(jax.jit(function)(self.y0, self.weights))
+            jax.effects_barrier()
+            return len(calls)
+
+        forward = calls_of(loss)
+        return forward, calls_of(jax.value_and_grad(loss, argnums=(0, 1))) - forward

@@ -1,0 +1,66 @@
+"""What the competitors on TensorFlow share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when TensorFlow is imported
+
+import tensorflow as tf
+
+NUM_THREADS = int(os.environ["BENCHMARK_NUM_THREADS"])
+tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS)
+tf.config.threading.set_inter_op_parallelism_threads(NUM_THREADS)
+
+
+class Field:
+    """f(y, weights); counts its calls, which in eager mode are its evaluations."""
+
+    def __init__(self, workload):
+        self.num_calls = 0
+        self._is_convolution = workload.is_convolution
+
+    def __call__(self, y, weights):
+        self.num_calls += 1
+        for w in weights:
+            y = tf.nn.conv2d(y, w, 1, "SAME") if self._is_convolution else tf.matmul(y, w)
+            y = tf.tanh(y)
+        return y
+
+
+class Competitor:
+    """A training step made of `solve(y0, weights)`, the states at the output times."""
+
+    def __init__(self, workload, xla, forward_only=False):
+        self.workload = workload
+        self.field = Field(workload)
+        self.y0 = tf.constant(workload.y0)
+        self.weights = [tf.constant(w) for w in workload.weights]
+        step = self.solve if forward_only else self._gradients
+        self._compiled = tf.function(step, jit_compile=xla, autograph=False)
+
+    def solve(self, y0, weights):
+        raise NotImplementedError
+
+    def _loss(self, y0, weights):
+        return tf.reduce_sum(self.solve(y0, weights) ** 2)
+
+    def _gradients(self, y0, weights):
+        with tf.GradientTape() as tape:
+            tape.watch([y0, *weights])
+            loss = self._loss(y0, weights)
+        return tape.gradient(loss, [y0, *weights])
+
+    def step(self):
+        # On a CPU, calls of a tf.function from Python return when they are done.
+        return self._compiled(self.y0, self.weights)
+
+    def to_numpy(self, gradients):
+        return [g.numpy() for g in gradients]
+
+    def count(self):
+        with tf.GradientTape() as tape:
+            tape.watch([self.y0, *self.weights])
+            before = self.field.num_calls
+            loss = self._loss(self.y0, self.weights)
+            forward = self.field.num_calls - before
+        tape.gradient(loss, [self.y0, *self.weights])
+        return forward, self.field.num_calls - before - forward

@@ -1,0 +1,150 @@
+"""Starts the workers and lets them compute one at a time, in turns."""
+
+import contextlib
+import json
+import os
+import pathlib
+import select
+import statistics
+import subprocess
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+SECONDS_TO_ANSWER = 300
+SECONDS_OF_TURN = 0.1
+MAX_STEPS_OF_TURN = 50
+
+
+class WorkerFailed(Exception):
+    """A worker raised, died or took too long; the message says which."""
+
+
+class WorkerHandle:
+    """The driver's end of a worker process."""
+
+    def __init__(self, python, config, num_threads, log):
+        self._process = subprocess.Popen(
+            [python, HERE / "worker.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_environment(num_threads),
+        )
+        try:
+            self._send(config)
+            self._receive()
+        except WorkerFailed:
+            self.close()
+            raise
+
+    def ask(self, command, **arguments):
+        self._send({"command": command, **arguments})
+        return self._receive()
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _send(self, message):
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _receive(self):
+        ready, _, _ = select.select([self._process.stdout], [], [], SECONDS_TO_ANSWER)
+        if not ready:
+            self._process.kill()  # it must not compute while others do
+            raise WorkerFailed(f"no answer in {SECONDS_TO_ANSWER} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkerFailed(f"the process ended with code {self._process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerFailed(answer["error"])
+        return answer["result"]
+
+
+def _environment(num_threads):
+    threads = str(num_threads)
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent / "examples")]),
+        "BENCHMARK_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+
+
+class Entry:
+    """A setting on a workload, its worker and its figures; a failure is a figure, too."""
+
+    def __init__(self, setting, workload, group=0):
+        self.setting = setting
+        self.figures = {}
+        self.rounds = []
+        self._workload = workload
+        self._group = group
+        self._worker = None
+        self._num_steps = 1
+
+    @property
+    def failed(self):
+        return "error" in self.figures
+
+    def start(self, python, num_threads, log, reference_path):
+        """Takes the figures that are taken once, with no other worker computing."""
+        config = {
+            "competitor": self.setting.module,
+            "workload": self._workload,
+            "options": self.setting.options,
+        }
+        with self._catch():
+            self._worker = WorkerHandle(python, config, num_threads, log)
+            self.figures["first_call_s"] = self._worker.ask("first_call")
+            ms = min(self._worker.ask("run", num_steps=1) for _ in range(3))
+            self._num_steps = max(1, min(MAX_STEPS_OF_TURN, int(1000 * SECONDS_OF_TURN / ms)))
+            self.figures["peak_memory_mb"] = self._worker.ask("peak_memory")
+            if reference_path is not None:
+                error = self._worker.ask("gradient_error", path=str(reference_path))
+                self.figures["gradient_error"] = error
+                self.figures["num_evaluations"] = self._worker.ask("count")
+
+    def take_turn(self):
+        with self._catch():
+            self.rounds.append(self._worker.ask("run", num_steps=self._num_steps))
+
+    def finish(self):
+        if self._worker is not None:
+            self._worker.close()
+        if self.rounds:
+            self.figures["median_ms"] = statistics.median(self.rounds)
+            self.figures["min_ms"] = min(self.rounds)
+        return {
+            "library": self.setting.library,
+            "workload": self._workload,
+            "group": self._group,
+            "label": self.setting.label,
+            "options": self.setting.options,
+            **self.figures,
+            "rounds_ms": self.rounds,
+        }
+
+    @contextlib.contextmanager
+    def _catch(self):
+        """Keeps a worker's failure and goes on without it."""
+        try:
+            yield
+        except WorkerFailed as error:
+            self.figures["error"] = " ".join(str(error).split())[:300]
+
+
+def take_turns(entries, num_rounds):
+    """A B C A B C ...; whoever fails drops out."""
+    for _ in range(num_rounds):
+        for entry in entries:
+            if not entry.failed:
+                entry.take_turn()
+                time.sleep(0.01)  # for threads that spin a while after their work

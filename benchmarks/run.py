@@ -1,0 +1,162 @@
+"""Measure the training step of tf_neuralode against its peers, interleaved.
+
+    python benchmarks/run.py
+    python benchmarks/run.py --workloads mnist,mlp --rounds 15 --output benchmarks/results
+    python benchmarks/run.py --workloads mnist --settings "XLA|diffrax"
+    python benchmarks/run.py --studies max_num_steps,memory,batch,outputs
+
+Makes the peers' virtual environment at first use. Writes results.json, report.md and a plot.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import sys
+import tempfile
+
+import numpy as np
+
+import driver
+import peers
+import reference
+import report
+import settings
+import studies
+import workloads
+
+DEFAULT_WORKLOADS = ("mnist", "mlp", "conv", "long", "wide", "fit")
+
+
+class Bench:
+    """Starts the workers of a run, all in the same way."""
+
+    def __init__(self, args):
+        self._num_threads = args.threads
+        self._num_rounds = args.rounds
+        self._pattern = re.compile(args.settings)
+        self._peers_python = args.peers_python
+        if self._peers_python is None and args.workloads and not args.no_peers:
+            self._peers_python = peers.ensure()
+        self.versions = peers.versions(sys.executable)
+        if self._peers_python is not None:
+            self.versions |= peers.versions(self._peers_python)
+        self._folder = pathlib.Path(args.scratch)
+
+    def compare(self, name):
+        """Figures of all settings on one workload, a list."""
+        print(f"{name}:", flush=True)
+        workload = workloads.make(name)
+        rows = [({"name": name}, setting) for setting in settings.for_workload(workload)]
+        if workload is None:
+            return self._measure([lambda entries: rows])
+        reference_path = self._folder / "reference.npz"
+        np.savez(reference_path, *reference.gradient(workload))
+        limit = lambda entries: [
+            ({"name": name}, setting) for setting in settings.straight(_num_evaluations(entries))
+        ]
+        return self._measure([lambda entries: rows, limit], reference_path)
+
+    def study(self, name):
+        """Figures of a study's rows, a list for each of its groups."""
+        print(f"{name}:", flush=True)
+        study = studies.make(name)
+        figures = self._measure([lambda entries, g=group: g for group in study.groups])
+        return [[row for row in figures if row["group"] == i] for i in range(len(study.groups))]
+
+    def _measure(self, groups, reference_path=None):
+        """Starts the groups one after the other, then lets all take turns."""
+        entries = []
+        with open(self._folder / "workers.log", "a") as log:
+            try:
+                for index, group in enumerate(groups):
+                    for workload, setting in group(entries):
+                        entry = driver.Entry(setting, workload, index)
+                        python = self._python(setting)
+                        if python is None or not self._pattern.search(setting.name):
+                            continue
+                        entries.append(entry)
+                        entry.start(python, self._num_threads, log, reference_path)
+                        print(f"  {setting.name}: {_brief(entry.figures)}", flush=True)
+                driver.take_turns(entries, self._num_rounds)
+            finally:
+                figures = [entry.finish() for entry in entries]
+        return figures
+
+    def _python(self, setting):
+        """`None` if the setting is left out."""
+        return self._peers_python if setting.needs_peers else sys.executable
+
+
+def _num_evaluations(entries):
+    """Of our forward solve, the fewest of all settings."""
+    counts = [
+        entry.figures["num_evaluations"][0]
+        for entry in entries
+        if entry.setting.library == settings.OURS and entry.figures.get("num_evaluations")
+    ]
+    return min(counts, default=13)
+
+
+def _brief(figures):
+    if "error" in figures:
+        return figures["error"]
+    return f"first call {figures['first_call_s']:.1f} s"
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = lambda text: text.split(",")
+    parser.add_argument("--workloads", type=names, help=f"default: {','.join(DEFAULT_WORKLOADS)}")
+    parser.add_argument("--studies", type=names, default=[], help="alone: no workloads")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2, help="for each worker; default: 2")
+    parser.add_argument("--settings", default="", help="regular expression; default: all")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results"
+    )
+    parser.add_argument("--peers-python", help="a Python with the peers; default: makes one")
+    parser.add_argument("--no-peers", action="store_true", help="tf_neuralode and TFP alone")
+    args = parser.parse_args(argv)
+    if args.workloads is None:
+        args.workloads = [] if args.studies else list(DEFAULT_WORKLOADS)
+    for name in ("workloads", "studies"):
+        known = {"workloads": workloads, "studies": studies}[name].names()
+        unknown = set(getattr(args, name)) - set(known)
+        if unknown:
+            parser.error(f"--{name} must be of {', '.join(known)}. Received: {sorted(unknown)}")
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1. Received: {args.rounds}")
+    return args
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as args.scratch:
+        bench = Bench(args)
+        results = {
+            "machine": report.machine(args.threads),
+            "versions": bench.versions,
+            "num_rounds": args.rounds,
+            "workloads": {},
+            "studies": {},
+        }
+        for kind, measure in (("workloads", bench.compare), ("studies", bench.study)):
+            for name in getattr(args, kind):
+                results[kind][name] = measure(name)
+                # After each, so that an interrupted run leaves what it has.
+                write(results, args.output)
+    print((args.output / "report.md").read_text())
+
+
+def write(results, folder):
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "report.md").write_text(report.markdown(results))
+    report.plot(results, folder / "plot.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Which settings of which competitor are measured."""
+
+import dataclasses
+from typing import Any
+
+OURS, LIMIT = "tf_neuralode", "straight"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A row of the table."""
+
+    library: str  # as shown
+    module: str  # in `competitors`
+    options: dict[str, Any]
+    label: str  # of the options
+
+    @property
+    def name(self):
+        return f"{self.library} {self.label}"
+
+    @property
+    def needs_peers(self):
+        return self.module in ("torchdiffeq", "torchode", "diffrax")
+
+    @property
+    def is_peer(self):
+        return self.library not in (OURS, LIMIT)
+
+
+def for_workload(workload):
+    """All settings that are measured on `workload`; those without a solver come later."""
+    if workload is None:
+        return fit()
+    return [*ours(), *_tfp(), *_torchdiffeq(workload), *_torchode(), *_diffrax()]
+
+
+def mode_name(xla):
+    return "XLA" if xla else "graph"
+
+
+def ours_setting(gradient, xla, **options):
+    words = [
+        key if value is True else str(value)
+        for key, value in options.items()
+        if key != "max_num_steps"  # a column of its own where it varies
+    ]
+    label = ", ".join([gradient, mode_name(xla), *words])
+    return Setting(OURS, "ours", {"gradient": gradient, "xla": xla, **options}, label)
+
+
+def ours():
+    gradients = ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint")
+    rows = []
+    for xla in (False, True):
+        rows += [ours_setting(gradient, xla) for gradient in gradients]
+        rows += [ours_setting(gradient, xla, solver="tsit5") for gradient in ("tape", "tape_kept")]
+        rows += [ours_setting(gradient, xla, api="layer") for gradient in ("adjoint", "tape_kept")]
+    return rows
+
+
+def straight(num_evaluations):
+    return [
+        Setting(
+            LIMIT, "straight", {"xla": xla, "num_evaluations": num_evaluations},
+            f"{num_evaluations} f and vjp, {mode_name(xla)}",
+        )
+        for xla in (False, True)
+    ]  # fmt: skip
+
+
+def fit():
+    """Those of the `fit` workload; the limit is the model without a solve."""
+    rows = [Setting(LIMIT, "fit", {"gradient": None, "xla": None}, "Identity, graph")]
+    rows += [Setting(LIMIT, "fit", {"gradient": None, "xla": "model"}, "Identity, XLA")]
+    for gradient in ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint"):
+        for xla, label in ((None, "graph"), ("layer", "XLA in the layer"), ("model", "XLA")):
+            options = {"gradient": gradient, "xla": xla}
+            rows.append(Setting(OURS, "fit", options, f"{gradient}, {label}"))
+    return rows
+
+
+def _tfp():
+    return [Setting("TFP", "tfp_stock", {"xla": xla}, mode_name(xla)) for xla in (False, True)]
+
+
+def _torchdiffeq(workload):
+    rows = [
+        {"gradient": "direct", "solver": "dopri5"},
+        {"gradient": "adjoint", "solver": "dopri5"},
+    ]
+    if workload.is_convolution:
+        rows += [{**row, "channels_last": True} for row in rows]
+    return [
+        Setting("torchdiffeq", "torchdiffeq", row, _label(row, channels_last="channels last"))
+        for row in rows
+    ]
+
+
+def _torchode():
+    rows = [
+        {"solver": solver, "joint": joint}
+        for solver in ("dopri5", "tsit5")
+        for joint in (False, True)
+    ]
+    return [Setting("torchode", "torchode", row, _label(row, joint="joint")) for row in rows]
+
+
+def _diffrax():
+    rows = [
+        {"gradient": gradient, "solver": solver}
+        for gradient in ("checkpoints", "all_checkpoints", "direct", "backsolve")
+        for solver in ("dopri5", "tsit5")
+    ]
+    return [Setting("diffrax", "diffrax", row, _label(row)) for row in rows]
+
+
+def _label(options, **of_flags):
+    words = [of_flags.get(key, value) for key, value in options.items() if value is not False]
+    return ", ".join(words)

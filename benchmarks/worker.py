@@ -1,0 +1,107 @@
+"""A process that runs one setting of one competitor, on command.
+
+It reads one JSON object a line from its standard input and answers each with one. The first is the
+configuration, the others are {"command": name, ...}, see `Worker`.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+
+import numpy as np
+import psutil
+
+import reference
+import workloads
+
+
+class Worker:
+    """Each public method is a command, its result the answer."""
+
+    def __init__(self, competitor, workload, options):
+        self._module = importlib.import_module(f"competitors.{competitor}")
+        self._memory_after_import = psutil.Process().memory_info().rss
+        _reset_peak_memory()
+        self._workload = workloads.make(**workload)
+        self._options = options
+        self._competitor = None
+
+    def first_call(self):
+        """Seconds of the first step: tracing, compiling and running it once."""
+        self._competitor = self._module.build(self._workload, **self._options)
+        return _seconds(self._competitor.step)
+
+    def run(self, num_steps):
+        """Milliseconds a step, after one more step that isn't timed."""
+        self._competitor.step()
+        start = time.perf_counter()
+        for _ in range(num_steps):
+            self._competitor.step()
+        seconds = time.perf_counter() - start
+        return 1000 * seconds / (num_steps * getattr(self._competitor, "steps_per_call", 1))
+
+    def peak_memory(self):
+        """MB above what the process held after its imports."""
+        return (_peak_memory() - self._memory_after_import) / 2**20
+
+    def gradient_error(self, path):
+        """Relative error against the gradients in the file `path`."""
+        with np.load(path) as file:
+            expected = [file[f"arr_{i}"] for i in range(len(file.files))]
+        return reference.relative_error(
+            self._competitor.to_numpy(self._competitor.step()), expected
+        )
+
+    def count(self):
+        """Evaluations of f, forwards and backwards."""
+        return self._competitor.count()
+
+
+def _seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _reset_peak_memory():
+    """The import's own peak isn't the competitor's; see proc(5)."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _peak_memory():
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+def _pin():
+    """XLA takes as many threads as it may use processors."""
+    num_threads = int(os.environ["BENCHMARK_NUM_THREADS"])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])
+
+
+def main():
+    _pin()
+    # Libraries print; the answers must not be mixed with that.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    worker = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if worker is None:
+                worker, result = Worker(**request), None
+            else:
+                result = getattr(worker, request.pop("command"))(**request)
+            answer = {"result": result}
+        except Exception as error:  # reported, and shown in the table
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The benchmarks' harness, on a problem so small that its times mean nothing."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import driver
+import reference
+import workloads
+from settings import Setting
+from tf_neuralode import odeint
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """The folder that a run without the peers' environment has written."""
+    folder = tmp_path_factory.mktemp("results")
+    settings = "tf_neuralode tape_kept, graph$|TFP graph|straight .*graph"
+    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--no-peers", "--rounds", "2"]
+    command += ["--workloads", "tiny", "--settings", settings, "--output", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(output):
+    rows = json.loads((output / "results.json").read_text())["workloads"]["tiny"]
+    assert not [row["error"] for row in rows if "error" in row]
+    return {row["library"]: row for row in rows}
+
+
+def solve(solver):
+    """Diagnostics of the same solve, as the solver itself reports them."""
+    workload = workloads.make("tiny")
+
+    def f(t, y):
+        for w in workload.weights:
+            y = tf.tanh(y @ w)
+        return y
+
+    return solver(f, workload).diagnostics
+
+
+def ours(f, workload):
+    return odeint(f, workload.y0, workload.times, rtol=workload.rtol, atol=workload.atol)
+
+
+def stock(f, workload):
+    solver = tfp.math.ode.DormandPrince(workload.rtol, workload.atol)
+    return solver.solve(f, 0.0, tf.constant(workload.y0), [1.0])
+
+
+# TFP's solver doesn't count the slope at the initial time, which it evaluates when it sets up.
+@pytest.mark.parametrize(
+    ("library", "solver", "uncounted"), [("tf_neuralode", ours, 0), ("TFP", stock, 1)]
+)
+def test_counted_forward_evaluations_are_the_solver_s_own(rows, library, solver, uncounted):
+    forward, _ = rows[library]["num_evaluations"]
+    assert forward == int(solve(solver).num_ode_fn_evaluations) + uncounted
+
+
+def test_kept_activations_need_no_backward_evaluation_and_the_stock_adjoint_does(rows):
+    assert rows["tf_neuralode"]["num_evaluations"][1] == 0
+    # At least one step of six evaluations and the slope at its start.
+    assert rows["TFP"]["num_evaluations"][1] >= 7
+
+
+def test_the_limit_evaluates_as_often_as_our_solve(rows):
+    assert rows["straight"]["num_evaluations"] == rows["tf_neuralode"]["num_evaluations"]
+
+
+@pytest.mark.parametrize("library", ["tf_neuralode", "TFP"])
+def test_gradients_agree_with_the_reference_within_the_tolerance(rows, library):
+    assert rows[library]["gradient_error"] <= workloads.TOLERANCE
+
+
+def test_each_setting_has_its_rounds_and_a_row_in_the_report_and_the_plot_is_drawn(output, rows):
+    report = (output / "report.md").read_text()
+    for row in rows.values():
+        assert len(row["rounds_ms"]) == 2
+        assert f"{row['library']}: {row['label']}" in report
+    assert (output / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_setting_that_fails_is_reported_and_takes_no_turn(tmp_path):
+    entry = driver.Entry(Setting("none", "no_such_module", {}, "none"), {"name": "tiny"})
+    with open(tmp_path / "log", "w") as log:
+        entry.start(sys.executable, 1, log, None)
+    driver.take_turns([entry], 2)
+    figures = entry.finish()
+    assert "no_such_module" in figures["error"]
+    assert figures["rounds_ms"] == []
+
+
+def small_convolution():
+    whole = workloads.make("conv", batch=1)
+    kernels = [w[:, :, :3, :3] for w in whole.weights]
+    return dataclasses.replace(whole, y0=whole.y0[:, :4, :5, :3], weights=kernels)
+
+
+@pytest.mark.parametrize(
+    "workload", [workloads.make("tiny"), small_convolution()], ids=["dense", "conv"]
+)
+def test_the_reference_is_the_derivative_of_the_loss(workload):
+    workload = dataclasses.replace(
+        workload,
+        y0=workload.y0.astype("float64"),
+        weights=[w.astype("float64") for w in workload.weights],
+        times=np.array([0.0, 0.5, 1.0]),
+    )
+    rng = np.random.default_rng(1)
+    direction = [rng.normal(size=x.shape) for x in (workload.y0, *workload.weights)]
+
+    def loss(size):
+        weights = [w + size * d for w, d in zip(workload.weights, direction[1:], strict=True)]
+        y0 = workload.y0 + size * direction[0]
+        moved = dataclasses.replace(workload, y0=y0, weights=weights)
+        return sum(np.sum(y**2) for y in reference.states(moved)[1:])
+
+    size = 1e-5
+    expected = (loss(size) - loss(-size)) / (2 * size)
+    pairs = zip(reference.gradient(workload), direction, strict=True)
+    # Central differences: an error of size**2 and rounding of 1e-16 / size.
+    np.testing.assert_allclose(sum(np.sum(g * d) for g, d in pairs), expected, rtol=1e-8)
