@@ -51,7 +51,7 @@ class Dynamics:
         return [tf.stop_gradient(v.value) for v in self._layer.non_trainable_variables]
 
     def __call__(self, t, y, params: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]):
-        """Slope at time `t` and state `y`, like `y`."""
+        """Slope at time `t`, a scalar or `(batch,)`, and state `y`; like `y`."""
         return self._call(t, y, params, constants)[0]
 
     def _call(self, t, y, params, constants):
@@ -62,7 +62,8 @@ class Dynamics:
         ]
         inputs = y
         if self._time_dependent:
-            inputs = [tf.cast(tf.fill([tf.shape(y)[0], 1], t), y.dtype), y]
+            t = tf.broadcast_to(tf.reshape(t, [-1, 1]), [tf.shape(y)[0], 1])
+            inputs = [tf.cast(t, y.dtype), y]
         # In a StatelessScope the layer's own __call__ casts as it does everywhere else.
         with keras.StatelessScope(state_mapping=mapping) as scope:
             slope = layer(inputs, training=self._training)
@@ -102,6 +103,16 @@ class Dynamics:
                 variable.assign(changed[variable.path])
 
 
+def _call_on_specs(layer: keras.layers.Layer, inputs):
+    """`layer(inputs)` for `KerasTensor`s, which builds it."""
+    if isinstance(layer, keras.Sequential) and isinstance(inputs, list):
+        # Keras doesn't build one that takes several inputs before it sees data.
+        for part in layer.layers:
+            inputs = _call_on_specs(part, inputs)
+        return inputs
+    return layer(inputs)
+
+
 def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_dependent: bool) -> None:
     """Builds `layer` for states of the given shape, and checks what it returns.
 
@@ -110,7 +121,7 @@ def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_depende
     """
     state = keras.KerasTensor(state_shape, dtype=state_dtype)
     inputs = [keras.KerasTensor((state_shape[0], 1), dtype=state_dtype), state]
-    output = layer(inputs if time_dependent else state)
+    output = _call_on_specs(layer, inputs if time_dependent else state)
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(
             "Argument dynamics must return a single tensor of the shape of the state. "
