@@ -85,7 +85,7 @@ def test_extras_parse_and_hold_what_their_names_say():
     names = {extra: {item.name for item in items} for extra, items in requirements.items()}
     assert set(names) == {"gpu", "examples", "plot", "test", "dev"}
     assert [item.extras for item in requirements["gpu"]] == [{"and-cuda"}]
-    assert {"tensorflow-datasets", "matplotlib"} <= names["examples"]
+    assert {"tensorflow-datasets", "matplotlib", "flask", "waitress"} <= names["examples"]
     assert names["plot"] == {"matplotlib"}
     assert [item.extras for item in requirements["test"] if item.extras] == [{"examples"}]
     assert [item.extras for item in requirements["dev"] if item.extras] == [{"test"}]
