@@ -51,7 +51,7 @@ class Dynamics:
         return [tf.stop_gradient(v.value) for v in self._layer.non_trainable_variables]
 
     def __call__(self, t, y, params: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]):
-        """Slope at time `t` and state `y`, like `y`."""
+        """Slope at time `t`, a scalar or `(batch,)`, and state `y`; like `y`."""
         return self._call(t, y, params, constants)[0]
 
     def _call(self, t, y, params, constants):
@@ -62,7 +62,8 @@ class Dynamics:
         ]
         inputs = y
         if self._time_dependent:
-            inputs = [tf.cast(tf.fill([tf.shape(y)[0], 1], t), y.dtype), y]
+            t = tf.broadcast_to(tf.reshape(t, [-1, 1]), [tf.shape(y)[0], 1])
+            inputs = [tf.cast(t, y.dtype), y]
         # In a StatelessScope the layer's own __call__ casts as it does everywhere else.
         with keras.StatelessScope(state_mapping=mapping) as scope:
             slope = layer(inputs, training=self._training)

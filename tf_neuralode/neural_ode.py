@@ -10,11 +10,10 @@ import tensorflow as tf
 
 from tf_neuralode import dynamics as dynamics_lib
 from tf_neuralode import gradients, solvers
+from tf_neuralode.batch_solve import solve_batch
+from tf_neuralode.call_times import CallTimes, call_times, check_shapes
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
-from tf_neuralode.odeint import odeint
-from tf_neuralode.samples import FiniteSamples
-from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.times import check_distinct, check_t_eval, check_t_span
 from tf_neuralode.xla import inside_xla
@@ -50,11 +49,20 @@ class NeuralODE(keras.layers.Layer):
 
     Call arguments:
       y0: State at `t_span[0]`: floating point, `(batch, ...)`.
+      times: Times at which to return the state, in the direction of `t_span`, from `t_span[0]` on
+        (`t_span[1]` and `t_eval` play no part then): `(num_times,)`, strictly monotone, shared by
+        the batch, or `(batch, num_times)`, monotone, for each sample its own. Those of each sample
+        are met by steps that end there: `max_num_steps` then holds for each interval between them,
+        and a fixed-step solver takes its `num_steps` for the longest of the trajectories. All times
+        have gradients.
+      mask: `(batch, num_times)`, boolean, false for times that are padding: there the row repeats
+        the state at the last valid time before (the input, if there is none).
       training: Passed to the dynamics.
 
     Input shape: `(batch, ...)`, any shape behind the batch axis.
 
-    Output shape: that of the input; with `return_sequences=True` `(batch, num_times, ...)`.
+    Output shape: that of the input; with `return_sequences=True` or `times`
+    `(batch, num_times, ...)`.
 
     Raises:
       ValueError, TypeError: at construction or build, for arguments that don't fit.
@@ -110,6 +118,7 @@ class NeuralODE(keras.layers.Layer):
         self.on_failure = on_failure
         self.track_stats = track_stats
         self.jit_compile = jit_compile
+        self.supports_masking = True
         if track_stats:
             self._nfe = keras.metrics.Mean(name="nfe")
             self._failed_solves = keras.metrics.Sum(name="failed_solves")
@@ -128,70 +137,72 @@ class NeuralODE(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, y0, training=None):
-        y0 = self._checked_input(y0)
+    def call(self, y0, times=None, mask=None, training=None):
+        self._check_call(y0, times, mask)
+        y0 = tf.cast(y0, self.compute_dtype)
+        if times is not None:
+            strict = self.on_failure == "raise"
+            times = call_times(
+                times, mask, tf.shape(y0)[0], self.t_span, self.compute_dtype, strict
+            )
         training = bool(training)
         dynamics = Dynamics(self.dynamics, self.time_dependent, training)
         params, constants = dynamics.read_params(), dynamics.read_constants()
         # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
         compiled = self.jit_compile and not inside_xla()
         solve = self._compiled_solve if compiled else self._solve
-        states, finite, diagnostics, changed = solve(y0, params, constants, training=training)
-        dynamics.assign(changed)
+        solution = solve(y0, times, params, constants, training=training)
+        dynamics.assign(solution.changed)
         if self.track_stats:
-            self._update_stats(diagnostics)
+            self._update_stats(solution.diagnostics)
+        states = self._chosen_rows(solution.rows, times)
         if self.on_failure == "raise":
-            states = check_success(states, finite, diagnostics, self.name)
+            states = check_success(states, solution.finite, solution.diagnostics, self.name)
         return states
 
-    def _checked_input(self, y0):
-        y0 = tf.convert_to_tensor(y0)
-        self._check_dtype(y0.dtype.name)
-        return tf.cast(y0, self.compute_dtype)
-
-    def _check_dtype(self, dtype: str):
-        if not keras.backend.is_float_dtype(dtype):
+    def _check_call(self, y0, times, mask):
+        """Raises ValueError or TypeError unless the arguments, tensors or their specs, fit."""
+        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y0.dtype)):
             raise TypeError(
                 f"The input of layer {self.name!r} (NeuralODE) must be floating point. Cast it, "
-                f"for example with keras.ops.cast(x, 'float32'). Received: dtype {dtype}"
+                f"for example with keras.ops.cast(x, 'float32'). Received: dtype {y0.dtype}"
             )
-
-    def _time(self, index: int) -> tf.Tensor:
-        return tf.constant(self._times[index], self.compute_dtype)
+        if times is not None:
+            check_shapes(times.shape, None if mask is None else mask.shape)
+            if self.t_eval is not None:
+                raise ValueError(
+                    f"Layer {self.name!r} (NeuralODE) has t_eval, so it can't be called with "
+                    f"times. Use one of the two. Received: t_eval={self.t_eval}, times={times}"
+                )
+        # Keras hands over the state's own mask as well. It holds where the output has its axes.
+        self._hands_mask_on = not self.return_sequences if times is None else mask is not None
 
     @property
     def _times(self) -> np.ndarray:
-        """Times of the solve: the initial one, then the outputs."""
+        """Times of a solve without `times`: the initial one, then the outputs."""
         if self.t_eval is None or not self.return_sequences:
             return np.array(self.t_span)
         starts_there = self.t_eval[0] == self.t_span[0]
         return np.array(self.t_eval if starts_there else (self.t_span[0], *self.t_eval))
 
-    def _solve(self, y0, params, constants, training):
-        """States to return, which samples are finite, diagnostics, new values of variables."""
-        dynamics = Dynamics(self.dynamics, self.time_dependent, training)
-        samples = FiniteSamples(y0)
-        results = odeint(
-            lambda t, y, params: dynamics(t, y, params, constants),
-            samples.y,
-            self._times,
+    def _solve(self, y0, times, params, constants, training):
+        return solve_batch(
+            Dynamics(self.dynamics, self.time_dependent, training),
+            y0,
+            CallTimes(self._times) if times is None else times,
             params,
-            solver=samples.restrict(self.solver),
+            constants,
+            solver=self.solver,
             gradient=self.gradient,
+            training=training,
         )
-        changed = {}
-        if training:
-            ends = ((self._time(0), samples.y), (self._time(-1), results.states[-1]))
-            success = results.diagnostics.status == status_codes.SUCCESS
-            changed = dynamics.updates(ends, params, constants, success)
-        if not self.return_sequences:
-            states = samples.mask(results.states[-1])
-        else:
-            rows = results.states
-            if self.t_eval is not None and self.t_eval[0] != self.t_span[0]:
-                rows = rows[1:]
-            states = tf.experimental.numpy.moveaxis(samples.mask(rows, batch_axis=1), 0, 1)
-        return states, samples.finite, results.diagnostics, changed
+
+    def _chosen_rows(self, rows, times):
+        """What the layer returns of a solve's rows `(num_times + 1, batch, ...)`."""
+        if times is None and not self.return_sequences:
+            return rows[-1]
+        has_initial = times is None and (self.t_eval is None or self.t_eval[0] == self.t_span[0])
+        return tf.experimental.numpy.moveaxis(rows if has_initial else rows[1:], 0, 1)
 
     def _update_stats(self, diagnostics):
         self._nfe.update_state(diagnostics.num_ode_fn_evaluations)
@@ -203,9 +214,15 @@ class NeuralODE(keras.layers.Layer):
         num_times = 2 if self.t_eval is None else len(self.t_eval)
         return (input_shape[0], num_times, *input_shape[1:])
 
-    def compute_output_spec(self, y0, training=None):
-        self._check_dtype(y0.dtype)
-        return keras.KerasTensor(self.compute_output_shape(y0.shape), dtype=self.compute_dtype)
+    def compute_output_spec(self, y0, times=None, mask=None, training=None):
+        self._check_call(y0, times, mask)
+        shape = self.compute_output_shape(y0.shape)
+        if times is not None:
+            shape = (y0.shape[0], times.shape[-1], *y0.shape[1:])
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask if self._hands_mask_on else None
 
     def get_config(self):
         if isinstance(self._solver_identifier, str):

@@ -13,6 +13,7 @@ from tf_neuralode.gradients.gradient import Problem
 from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.solvers.flat_state import FlatState
+from tf_neuralode.times import checked
 
 
 def odeint(
@@ -116,15 +117,7 @@ def _times(t, dtype: tf.DType) -> tf.Tensor:
         "Argument t must be strictly increasing or strictly decreasing, in the precision of the "
         f"state ({dtype.name}). Sort t and drop repeated times."
     )
-    known = tf.get_static_value(monotone)
-    if known is None:
-        with tf.control_dependencies(
-            [tf.debugging.Assert(monotone, [message, "Received:", times])]
-        ):
-            return tf.identity(times)
-    if not known:
-        raise ValueError(f"{message} {received}")
-    return times
+    return checked(times, monotone, message, f"t={t}", times)
 
 
 def _flatten_params(f, params, flat: FlatState):

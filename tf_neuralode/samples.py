@@ -9,50 +9,68 @@ from tf_neuralode.solvers import AdaptiveRungeKutta
 
 
 class FiniteSamples:
-    """The samples of a batch that are finite, and a stand-in for the others.
+    """The samples of a batch that are good, and a stand-in for the others.
 
     A bad sample is replaced by the first good one, so that the dynamics is evaluated only where it
     would be anyway, and it is left out of the error norm, so that the steps are those of the good
     samples alone.
 
     Args:
-      y: `(batch, ...)`.
+      y: `(batch, ...)`; a sample that is not finite is bad.
+      usable: `(batch,)`, boolean, false for samples that are bad for another reason.
 
     Attributes:
-      finite: `(batch,)`, boolean.
+      finite: `(batch,)`, boolean: the good samples.
       y: As the argument, without the bad samples.
     """
 
-    def __init__(self, y: tf.Tensor):
+    def __init__(self, y: tf.Tensor, usable: tf.Tensor | None = None):
         axes = list(range(1, y.shape.rank))
         self.finite = tf.reduce_all(tf.math.is_finite(y), axis=axes)
-        # Rows, not an index: an empty batch has no first sample to look up.
-        rows = tf.where(
-            self.finite, tf.zeros_like(self.finite, tf.int32), tf.ones_like(self.finite, tf.int32)
-        )
-        first = tf.argmin(rows, output_type=tf.int32)
-        source = tf.where(self.finite, tf.range(tf.shape(y)[0]), first)
-        stand_in = tf.gather(tf.stop_gradient(y), source)
-        self.y = tf.where(self._broadcast(y, 0), y, tf.ensure_shape(stand_in, y.shape))
+        if usable is not None:
+            self.finite &= usable
+        # One more at the end, since an empty batch has no first sample.
+        bad = tf.concat([tf.cast(~self.finite, tf.int32), [1]], axis=0)
+        first = tf.argmin(bad, output_type=tf.int32)
+        self._source = tf.where(self.finite, tf.range(tf.shape(y)[0]), first)
+        self.y = self.without_bad(y)
+
+    def without_bad(self, x: tf.Tensor, batch_axis: int = 0) -> tf.Tensor:
+        """`x` with the first good sample in the place of the bad ones."""
+        stand_in = tf.gather(tf.stop_gradient(x), self._source, axis=batch_axis)
+        stand_in = tf.ensure_shape(stand_in, x.shape)
+        return tf.where(_along(self.finite, x, batch_axis), x, stand_in)
 
     def mask(self, states: tf.Tensor, batch_axis: int = 0) -> tf.Tensor:
         """`states` with NaN for the bad samples."""
         nan = tf.constant(float("nan"), states.dtype)
-        return tf.where(self._broadcast(states, batch_axis), states, nan)
+        return tf.where(_along(self.finite, states, batch_axis), states, nan)
 
-    def restrict(self, solver: tfp.math.ode.Solver) -> tfp.math.ode.Solver:
-        """`solver` with an error norm over the good samples; a stock TFP solver as it is."""
+    def restrict(
+        self, solver: tfp.math.ode.Solver, moving: tf.Tensor | None = None
+    ) -> tfp.math.ode.Solver:
+        """`solver` with an error norm over the good samples; a stock TFP solver as it is.
+
+        Args:
+          solver: Any.
+          moving: `(batch,)`, boolean: samples that rest have no error, and would hide that of the
+            others in a mean; they are left out, too.
+        """
         if not isinstance(solver, AdaptiveRungeKutta):
             return solver
-        num = tf.reduce_sum(tf.cast(self.finite, tf.int32))
+        among = self.finite if moving is None else self.finite & moving
+        num = tf.reduce_sum(tf.cast(among, tf.int32))
 
-        def norm(scaled: tf.Tensor):
-            squares = tf.where(self._broadcast(scaled, 0), tf.square(scaled), 0)
+        def norm(scaled):
+            # Of several parts the first is the state; the others don't feed back on it.
+            scaled = tf.nest.flatten(scaled)[0]
+            squares = tf.where(_along(among, scaled, 0), tf.square(scaled), 0)
             size = tf.size(scaled) // tf.maximum(tf.shape(scaled)[0], 1) * num
             return tf.sqrt(tf.reduce_sum(squares) / tf.cast(tf.maximum(size, 1), scaled.dtype))
 
         return solver.with_norm(norm)
 
-    def _broadcast(self, like: tf.Tensor, batch_axis: int) -> tf.Tensor:
-        shape = [1] * batch_axis + [-1] + [1] * (like.shape.rank - batch_axis - 1)
-        return tf.reshape(self.finite, shape)
+
+def _along(samples: tf.Tensor, like: tf.Tensor, batch_axis: int) -> tf.Tensor:
+    shape = [1] * batch_axis + [-1] + [1] * (like.shape.rank - batch_axis - 1)
+    return tf.reshape(samples, shape)

@@ -1,8 +1,9 @@
-"""Checks of the times that a layer is given."""
+"""Checks of the times that a solve is given."""
 
 from __future__ import annotations
 
 import numpy as np
+import tensorflow as tf
 
 
 def _as_floats(name: str, value) -> np.ndarray:
@@ -56,3 +57,28 @@ def check_distinct(times: np.ndarray, dtype: str) -> None:
             f"Arguments t_span and t_eval must hold times that differ in {dtype}, the precision of "
             f"the state. Use dtype='float64', or times further apart. Received: {times.tolist()}"
         )
+
+
+def checked(value: tf.Tensor, condition: tf.Tensor, message: str, received, data: tf.Tensor):
+    """`value`, once it is sure that `condition` holds.
+
+    Args:
+      value: What to return.
+      condition: Boolean scalar.
+      message: Argument, rule, and what to do.
+      received: What the error shows where the condition is known.
+      data: What it shows at run time.
+
+    Raises:
+      ValueError: where the condition is known to be false.
+      tf.errors.InvalidArgumentError: at run time, and not under XLA, which drops assertions.
+    """
+    known = tf.get_static_value(condition)
+    if known is None:
+        with tf.control_dependencies(
+            [tf.debugging.Assert(condition, [message, "Received:", data])]
+        ):
+            return tf.identity(value)
+    if not known:
+        raise ValueError(f"{message} Received: {received}")
+    return value

@@ -102,6 +102,8 @@ class AdaptiveRungeKutta(RungeKutta):
     ) -> Integration:
         """As in `RungeKutta`, by the adaptive loop."""
         norm = self._norm or _rms
+        if previous_step_size is None:
+            previous_step_size = self._start_step_size
         error_order = self.method.error_order
         settings = adaptive.AdaptiveSettings(
             controller=StepSizeController(

@@ -35,7 +35,8 @@ class FixedStepRungeKutta(RungeKutta):
 
     def initial_step_size(self, span):
         """Of the equal steps over the whole of `span`."""
-        return span / tf.cast(self._num_steps, span.dtype)
+        equal = span / tf.cast(self._num_steps, span.dtype)
+        return equal if self._start_step_size is None else self._start_step_size
 
     @property
     def max_num_steps(self):
@@ -47,6 +48,8 @@ class FixedStepRungeKutta(RungeKutta):
     ) -> Integration:
         """As in `RungeKutta`, by the loop of equal steps."""
         del pack
+        if previous_step_size is None:
+            previous_step_size = self._start_step_size
         num_steps = tf.constant(self._num_steps)
         if previous_step_size is not None:
             # A part of an interval takes its part of the steps (0.01: rounding makes no step).

@@ -61,6 +61,7 @@ class RungeKutta(tfp.math.ode.Solver):
         self._keep_steps = False
         self._backward_span = None
         self._first_slope = None
+        self._start_step_size = None
         self._finish_states = lambda states, diagnostics: states
         super().__init__(
             make_adjoint_solver_fn=make_adjoint_solver_fn or self.for_adjoint,
@@ -120,7 +121,15 @@ class RungeKutta(tfp.math.ode.Solver):
 
     def initial_step_size(self, span: tf.Tensor) -> tf.Tensor:
         """First step size of a backward pass over `span`, in parts; 0 for "choose one"."""
-        return tf.zeros_like(span)
+        return tf.zeros_like(span) if self._start_step_size is None else self._start_step_size
+
+    def starting_with(self, step_size: tf.Tensor) -> RungeKutta:
+        """The same solver, for a part of an interval: a warm start.
+
+        Forward and backward solves begin with `step_size`, a scalar tensor in the time's dtype (0
+        for "choose one"); of equal steps of that size as many are taken as the part needs.
+        """
+        return self.copy(start_step_size=step_size)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
@@ -225,6 +234,8 @@ class RungeKutta(tfp.math.ode.Solver):
         del ode_fn, initial_time
         if self._backward_span is not None:
             return InternalState(self.initial_step_size(self._backward_span))
+        if self._start_step_size is not None:
+            return InternalState(self._start_step_size)
         return InternalState(tf.zeros([], FlatState(initial_state).time_dtype))
 
     def _adjust_solver_internal_state_for_state_jump(

@@ -1,0 +1,105 @@
+"""One solve for a batch, as the layer needs it: bad samples set aside, variables' new values."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_neuralode.call_times import CallTimes
+from tf_neuralode.dynamics import Dynamics
+from tf_neuralode.gradients.time_gradient import attach_times
+from tf_neuralode.odeint import odeint
+from tf_neuralode.results import Results
+from tf_neuralode.sample_times import solve_at_sample_times
+from tf_neuralode.samples import FiniteSamples
+from tf_neuralode.solvers import status as status_codes
+
+
+class BatchSolution(NamedTuple):
+    """What a layer gets of a solve.
+
+    Attributes:
+      rows: `(num_times + 1, batch, ...)`, the initial state and those at the output times.
+      finite: `(batch,)`, which samples were good on entry.
+      diagnostics: Of the solve.
+      changed: New values of the dynamics' variables, by `variable.path`.
+    """
+
+    rows: tf.Tensor
+    finite: tf.Tensor
+    diagnostics: Any
+    changed: dict[str, tf.Tensor]
+
+
+def solve_batch(
+    dynamics: Dynamics,
+    y0: tf.Tensor,
+    times: CallTimes,
+    params: list[tf.Tensor],
+    constants: list[tf.Tensor],
+    *,
+    solver,
+    gradient,
+    training: bool,
+) -> BatchSolution:
+    """Solves from `y0` through `times`.
+
+    Args:
+      dynamics: The field.
+      y0: `(batch, ...)`.
+      times: Initial and output times.
+      params, constants: What `dynamics` reads, see there.
+      solver: Any `tfp.math.ode.Solver`.
+      gradient: One of `tf_neuralode.gradients`.
+      training: Whether the dynamics' moving statistics are to be updated.
+    """
+    samples = FiniteSamples(y0, times.in_order)
+    f = lambda t, y, params: dynamics(t, y, params, constants)
+    knots = times.knots
+    if times.are_shared:
+        results = solve_at_shared_times(
+            f, samples.y, knots, params, samples.restrict(solver), gradient
+        )
+    else:
+        knots = samples.without_bad(knots, batch_axis=1)
+        results = solve_at_sample_times(
+            f, samples.y, knots, params, lambda moving: samples.restrict(solver, moving), gradient
+        )
+    changed = {}
+    if training:
+        ends = ((knots[0], samples.y), (knots[-1], results.states[-1]))
+        success = results.diagnostics.status == status_codes.SUCCESS
+        changed = dynamics.updates(ends, params, constants, success)
+    rows = samples.mask(results.states, batch_axis=1)
+    return BatchSolution(rows, samples.finite, results.diagnostics, changed)
+
+
+def solve_at_shared_times(f, y0: Any, knots: tf.Tensor, params, solver, gradient) -> Results:
+    """As `odeint`, where `knots[1]` may equal `knots[0]`, if they are tensors.
+
+    Then another time is solved for in its place, and the initial state is its row.
+    """
+    options = {"solver": solver, "gradient": gradient}
+    if not tf.is_tensor(knots):
+        return odeint(f, y0, knots, params, **options)
+    first, rest = knots[1], knots[2:]
+    starts_there = first == knots[0]
+    one_on = tf.concat([rest, knots[:1] + 1], axis=0)[0]
+    between = tf.stop_gradient((knots[0] + one_on) / 2)
+    distinct = tf.concat([knots[:1], [tf.where(starts_there, between, first)], rest], axis=0)
+    results = odeint(f, y0, distinct, params, **options)
+
+    def flat_f(t, leaves, params):
+        return tf.nest.flatten(f(t, tf.nest.pack_sequence_as(y0, leaves), params))
+
+    leaves = tf.nest.flatten(y0)
+    # The row gets its derivative with respect to the time, as the others have.
+    _, with_time = attach_times(flat_f, knots[1:2], leaves, params)
+    initial = tf.nest.pack_sequence_as(y0, with_time([y[tf.newaxis] for y in leaves]))
+
+    def one(rows, initial):
+        second = tf.where(starts_there, initial, rows[1:2])
+        return tf.concat([rows[:1], second, rows[2:]], axis=0)
+
+    return results._replace(states=tf.nest.map_structure(one, results.states, initial))

@@ -1,0 +1,220 @@
+"""A solve in which every sample has output times of its own.
+
+With knots t_b0 (the initial time), t_b1, ... of sample b, one solve serves the whole batch: the
+i-th segment is the initial value problem
+
+    dy_b/du = (t_bi - t_b,i-1) f((1 - u) t_b,i-1 + u t_bi, y_b),   u from 0 to 1,
+
+so that all samples arrive at their i-th times together, at the end of a step. A sample whose time
+doesn't move stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_neuralode.gradients.vjp import with_backward
+from tf_neuralode.odeint import odeint
+from tf_neuralode.results import Results
+from tf_neuralode.solvers import AdaptiveRungeKutta, Diagnostics
+from tf_neuralode.solvers import status as status_codes
+from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.solvers.solver import RungeKutta
+
+
+def solve_at_sample_times(
+    f: Callable[[tf.Tensor, Any, Any], Any],
+    y0: Any,
+    knots: tf.Tensor,
+    params: list[tf.Tensor],
+    solver_of: Callable[[tf.Tensor], Any],
+    gradient,
+) -> Results:
+    """Solves segment by segment, each by `odeint`, with a step size that is handed on.
+
+    The backward pass takes the segments last first, and solves each again from the state that it
+    began with: its memory is that of one segment. The knots are parameters of the segments, so all
+    of them have gradients, those of the method's own solution.
+
+    Args:
+      f: `f(t, y, params)` with t of shape `(batch,)`.
+      y0: State at `knots[0]`, a nest of tensors with a leading batch axis.
+      knots: `(num_times + 1, batch)`, monotone along the first axis.
+      params: What gradients are wanted for.
+      solver_of: Gives the solver of a segment, from `(batch,)`: which samples move in it.
+      gradient: One of `tf_neuralode.gradients`.
+
+    Returns:
+      `Results`; `states` has the rows of all knots. `final_time` is the furthest that any sample
+      got.
+    """
+    segments = _Segments(f, y0, solver_of, gradient)
+    num_leaves = len(tf.nest.flatten(y0))
+
+    def forward(knots, *inputs):
+        # What is recorded of the forward pass is nothing: the backward pass solves again.
+        knots, *inputs = [tf.stop_gradient(x) for x in (knots, *inputs)]
+        y0, params = list(inputs[:num_leaves]), list(inputs[num_leaves:])
+        rows, step_sizes, diagnostics = segments.solve(y0, knots, params)
+        return [*rows, *diagnostics], (rows, step_sizes, knots, params)
+
+    def backward(residuals, d_outputs, variables):
+        rows, step_sizes, knots, params = residuals
+        d_rows = list(d_outputs[:num_leaves])
+        sources = [*params, *variables]
+        d_knots, d_y0, d_sources = segments.pull_back(
+            rows, step_sizes, knots, params, sources, d_rows
+        )
+        d_params = d_sources[: len(params)]
+        return [d_knots, *d_y0, *d_params], d_sources[len(params) :]
+
+    inputs = [knots, *tf.nest.flatten(y0), *params]
+    outputs = list(with_backward(forward, backward, inputs, "a solve at times of each sample"))
+    states = tf.nest.pack_sequence_as(y0, outputs[:num_leaves])
+    return Results(knots, states, Diagnostics(*outputs[num_leaves:]))
+
+
+class _Segments:
+    """The segments of one solve, forwards and backwards, on flat lists."""
+
+    def __init__(self, f, y0, solver_of, gradient):
+        self._f = f
+        self._structure = y0
+        self._solver_of = solver_of
+        self._gradient = gradient
+
+    def _odeint(self, y: State, start, end, params: list, step_size) -> Results:
+        def f(u, y, params):
+            start, end, params = params
+            t = (1 - u) * start + u * end
+            slope = self._f(t, y, params)
+            return tf.nest.map_structure(lambda x: _by_sample(end - start, x) * x, slope)
+
+        solver = self._solver_of(start != end)
+        if isinstance(solver, RungeKutta):
+            solver = solver.starting_with(step_size)
+        packed = tf.nest.pack_sequence_as(self._structure, y)
+        return odeint(
+            f, packed, [0.0, 1.0], (start, end, params), solver=solver, gradient=self._gradient
+        )
+
+    def solve(self, y0: State, knots, params):
+        """Rows of all knots, first step sizes of all segments, `Diagnostics`."""
+        num = knots.shape[0] or tf.shape(knots)[0]
+        rows = [tf.TensorArray(x.dtype, num, element_shape=x.shape).write(0, x) for x in y0]
+        first_steps = tf.TensorArray(knots.dtype, num - 1, element_shape=[])
+        zero = tf.constant(0)
+        start = Diagnostics(zero, zero, zero, zero, zero, knots[0], zero)
+
+        def segment(i, y, rows, warm, first_steps, total):
+            begin, end = tf.gather(knots, i), tf.gather(knots, i + 1)
+            length = _longest(end - begin)
+            step_size = self._first_step(warm, length, knots)
+            results = self._odeint(y, begin, end, params, step_size)
+            y = [x[-1] for x in tf.nest.flatten(results.states)]
+            rows = [array.write(i + 1, x) for array, x in zip(rows, y, strict=True)]
+            warm = _handed_on(warm, length, results.diagnostics)
+            total = _add(total, results.diagnostics, begin, end)
+            return i + 1, y, rows, warm, first_steps.write(i, step_size), total
+
+        _, _, rows, _, first_steps, total = tf.while_loop(
+            lambda i, *_: i < num - 1,
+            segment,
+            (zero, y0, rows, tf.zeros([], knots.dtype), first_steps, start),
+            parallel_iterations=1,
+        )
+        backwards = tf.reduce_any(knots[-1] < knots[0])
+        last, first = tf.reduce_max(total.final_time), tf.reduce_min(total.final_time)
+        total = total._replace(final_time=tf.where(backwards, first, last))
+        return [array.stack() for array in rows], first_steps.stack(), total
+
+    def pull_back(self, rows, step_sizes, knots, params, sources, d_rows):
+        """Gradients of the knots, of y0 and of the sources."""
+        num = knots.shape[0] or tf.shape(knots)[0]
+        at = lambda leaves, i: [tf.gather(x, i) for x in leaves]
+
+        def segment(i, adjoint_state, d_end, d_sources, d_knots):
+            y, begin, end = at(rows, i), tf.gather(knots, i), tf.gather(knots, i + 1)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([begin, end, *y, *sources])
+                results = self._odeint(y, begin, end, params, tf.gather(step_sizes, i))
+                y1 = [x[-1] for x in tf.nest.flatten(results.states)]
+            d_begin, d_this_end, *rest = tape.gradient(
+                y1,
+                [begin, end, *y, *sources],
+                output_gradients=adjoint_state,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            d_y, d_more = rest[: len(y)], rest[len(y) :]
+            adjoint_state = [a + b for a, b in zip(d_y, at(d_rows, i), strict=True)]
+            d_sources = [a + b for a, b in zip(d_sources, d_more, strict=True)]
+            return (
+                i - 1,
+                adjoint_state,
+                d_begin,
+                d_sources,
+                d_knots.write(i + 1, d_end + d_this_end),
+            )
+
+        start = (
+            tf.convert_to_tensor(num - 2),
+            at(d_rows, num - 1),
+            tf.zeros_like(knots[0]),
+            [tf.zeros_like(x) for x in sources],
+            tf.TensorArray(knots.dtype, num, element_shape=knots.shape[1:]),
+        )
+        _, adjoint_state, d_first, d_sources, d_knots = tf.while_loop(
+            lambda i, *_: i >= 0, segment, start, parallel_iterations=1
+        )
+        return d_knots.write(0, d_first).stack(), adjoint_state, d_sources
+
+    def _first_step(self, warm, length, knots):
+        """First step size of a segment, in u; 0 for "choose one"."""
+        solver = self._solver_of(tf.ones_like(knots[0], tf.bool))
+        if isinstance(solver, AdaptiveRungeKutta):
+            size = warm
+        elif isinstance(solver, RungeKutta):
+            # Equal steps: the longest trajectory takes as many as it would with shared times.
+            size = solver.initial_step_size(_longest(knots[-1] - knots[0]))
+        else:
+            size = tf.zeros_like(length)
+        moves = length > 0
+        return tf.where(moves, size / tf.where(moves, length, 1.0), tf.ones_like(length))
+
+
+def _by_sample(factor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """`factor` `(batch,)`, to be multiplied with the rows of `like`."""
+    return tf.cast(tf.reshape(factor, [-1] + [1] * (like.shape.rank - 1)), like.dtype)
+
+
+def _longest(lengths: tf.Tensor) -> tf.Tensor:
+    """The largest absolute value, 0 for an empty batch."""
+    return tf.maximum(tf.reduce_max(tf.abs(lengths)), tf.zeros([], lengths.dtype))
+
+
+def _handed_on(warm, length, diagnostics) -> tf.Tensor:
+    """Step size for the next segment, in units of time of the sample that moved furthest."""
+    accepted = getattr(diagnostics, "num_accepted_steps", 1)
+    rejected = getattr(diagnostics, "num_rejected_steps", 0)
+    mean = length / tf.cast(tf.maximum(accepted, 1), length.dtype)
+    # One good step over the whole segment says nothing against longer ones.
+    unhindered = (accepted == 1) & (rejected == 0)
+    return tf.where(unhindered, tf.maximum(warm, length), tf.where(length > 0, mean, warm))
+
+
+def _add(total: Diagnostics, new, begin: tf.Tensor, end: tf.Tensor) -> Diagnostics:
+    """Counts of `total` and of a segment's diagnostics; the first failure is the status."""
+    so_far = total.status == status_codes.SUCCESS
+    u = tf.cast(getattr(new, "final_time", 1), begin.dtype)
+    return Diagnostics(
+        num_ode_fn_evaluations=total.num_ode_fn_evaluations + new.num_ode_fn_evaluations,
+        num_jacobian_evaluations=total.num_jacobian_evaluations + new.num_jacobian_evaluations,
+        num_matrix_factorizations=total.num_matrix_factorizations + new.num_matrix_factorizations,
+        num_accepted_steps=total.num_accepted_steps + getattr(new, "num_accepted_steps", 0),
+        num_rejected_steps=total.num_rejected_steps + getattr(new, "num_rejected_steps", 0),
+        final_time=tf.where(so_far, (1 - u) * begin + u * end, total.final_time),
+        status=tf.where(so_far, new.status, total.status),
+    )
