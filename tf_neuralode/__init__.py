@@ -9,9 +9,19 @@ if _keras.backend.backend() != "tensorflow":
         f"Received: backend {_keras.backend.backend()!r}"
     )
 
-from tf_neuralode import gradients, plotting, solvers
+from tf_neuralode import gradients, plotting, regularizers, solvers
+from tf_neuralode.layers import Augment, ConcatTime
 from tf_neuralode.neural_ode import NeuralODE
 from tf_neuralode.odeint import odeint
 
-__all__ = ["NeuralODE", "gradients", "odeint", "plotting", "solvers"]
+__all__ = [
+    "Augment",
+    "ConcatTime",
+    "NeuralODE",
+    "gradients",
+    "odeint",
+    "plotting",
+    "regularizers",
+    "solvers",
+]
 __version__ = "0.1.0"

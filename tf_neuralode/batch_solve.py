@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -10,9 +11,11 @@ from tf_neuralode.call_times import CallTimes
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.odeint import odeint
+from tf_neuralode.regularizers import Regularizer, with_cost
 from tf_neuralode.results import Results
 from tf_neuralode.sample_times import solve_at_sample_times
 from tf_neuralode.samples import FiniteSamples
+from tf_neuralode.solvers import AdaptiveRungeKutta
 from tf_neuralode.solvers import status as status_codes
 
 
@@ -24,12 +27,14 @@ class BatchSolution(NamedTuple):
       finite: `(batch,)`, which samples were good on entry.
       diagnostics: Of the solve.
       changed: New values of the dynamics' variables, by `variable.path`.
+      cost: What the regularizers add to the loss, a scalar.
     """
 
     rows: tf.Tensor
     finite: tf.Tensor
     diagnostics: Any
     changed: dict[str, tf.Tensor]
+    cost: tf.Tensor
 
 
 def solve_batch(
@@ -38,10 +43,13 @@ def solve_batch(
     times: CallTimes,
     params: list[tf.Tensor],
     constants: list[tf.Tensor],
+    noise: tf.Tensor | None = None,
     *,
     solver,
     gradient,
     training: bool,
+    regularizers: Sequence[Regularizer] = (),
+    direction: float = 1.0,
 ) -> BatchSolution:
     """Solves from `y0` through `times`.
 
@@ -52,27 +60,47 @@ def solve_batch(
       params, constants: What `dynamics` reads, see there.
       solver: Any `tfp.math.ode.Solver`.
       gradient: One of `tf_neuralode.gradients`.
-      training: Whether the dynamics' moving statistics are to be updated.
+      noise: Like `y0`, for the regularizers.
+      training: Whether the dynamics' moving statistics are to be updated, and costs added up.
+      regularizers: Of the trajectory.
+      direction: 1 if time runs forwards, -1 if it runs backwards.
     """
     samples = FiniteSamples(y0, times.in_order)
     f = lambda t, y, params: dynamics(t, y, params, constants)
+    start = samples.y
+    if training and regularizers:
+        f = with_cost(f, regularizers, noise, direction)
+        start = (start, tf.zeros_like(start[(slice(None), *[0] * (start.shape.rank - 1))]))
+        solver = _with_tolerances_of_state(solver)
     knots = times.knots
     if times.are_shared:
-        results = solve_at_shared_times(
-            f, samples.y, knots, params, samples.restrict(solver), gradient
-        )
+        results = solve_at_shared_times(f, start, knots, params, samples.restrict(solver), gradient)
     else:
         knots = samples.without_bad(knots, batch_axis=1)
-        results = solve_at_sample_times(
-            f, samples.y, knots, params, lambda moving: samples.restrict(solver, moving), gradient
-        )
+        solver_of = lambda moving: samples.restrict(solver, moving)
+        results = solve_at_sample_times(f, start, knots, params, solver_of, gradient)
+    states, *costs = tf.nest.flatten(results.states)
     changed = {}
     if training:
-        ends = ((knots[0], samples.y), (knots[-1], results.states[-1]))
+        ends = ((knots[0], samples.y), (knots[-1], states[-1]))
         success = results.diagnostics.status == status_codes.SUCCESS
         changed = dynamics.updates(ends, params, constants, success)
-    rows = samples.mask(results.states, batch_axis=1)
-    return BatchSolution(rows, samples.finite, results.diagnostics, changed)
+    return BatchSolution(
+        rows=samples.mask(states, batch_axis=1),
+        finite=samples.finite,
+        diagnostics=results.diagnostics,
+        changed=changed,
+        cost=samples.mean(costs[0][-1]) if costs else tf.zeros([], y0.dtype),
+    )
+
+
+def _with_tolerances_of_state(solver):
+    """`solver` for states `(y, cost)`, where its tolerances may be arrays that fit y alone."""
+    if not isinstance(solver, AdaptiveRungeKutta):
+        return solver
+    config = {name: getattr(solver, f"_{name}") for name in ("rtol", "atol")}
+    # The cost doesn't count in the error norm, so any number will do.
+    return solver.copy(**{name: (value, 1.0) for name, value in config.items()})
 
 
 def solve_at_shared_times(f, y0: Any, knots: tf.Tensor, params, solver, gradient) -> Results:

@@ -103,6 +103,16 @@ class Dynamics:
                 variable.assign(changed[variable.path])
 
 
+def _call_on_specs(layer: keras.layers.Layer, inputs):
+    """`layer(inputs)` for `KerasTensor`s, which builds it."""
+    if isinstance(layer, keras.Sequential) and isinstance(inputs, list):
+        # Keras doesn't build one that takes several inputs before it sees data.
+        for part in layer.layers:
+            inputs = _call_on_specs(part, inputs)
+        return inputs
+    return layer(inputs)
+
+
 def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_dependent: bool) -> None:
     """Builds `layer` for states of the given shape, and checks what it returns.
 
@@ -111,7 +121,7 @@ def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_depende
     """
     state = keras.KerasTensor(state_shape, dtype=state_dtype)
     inputs = [keras.KerasTensor((state_shape[0], 1), dtype=state_dtype), state]
-    output = layer(inputs if time_dependent else state)
+    output = _call_on_specs(layer, inputs if time_dependent else state)
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(
             "Argument dynamics must return a single tensor of the shape of the state. "

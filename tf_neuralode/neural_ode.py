@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode import dynamics as dynamics_lib
-from tf_neuralode import gradients, solvers
+from tf_neuralode import gradients, regularizers, solvers
 from tf_neuralode.batch_solve import solve_batch
 from tf_neuralode.call_times import CallTimes, call_times, check_shapes
 from tf_neuralode.dynamics import Dynamics
@@ -41,6 +41,8 @@ class NeuralODE(keras.layers.Layer):
         `t_span` if `None`. Needs `return_sequences=True`.
       return_sequences: Whether to return the states at all times of `t_eval`.
       time_dependent: Whether dynamics is called on `[t, y]`, t of shape `(batch, 1)`.
+      regularizer: One of `tf_neuralode.regularizers` or a list of them: adds to the model's losses
+        in training; a prediction costs nothing more.
       on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
         Where XLA compiles the solve nothing can be raised and the output is NaN.
       track_stats: Whether the number of evaluations of the dynamics (`nfe`) and of failed solves
@@ -92,6 +94,7 @@ class NeuralODE(keras.layers.Layer):
         t_eval=None,
         return_sequences: bool = False,
         time_dependent: bool = False,
+        regularizer=None,
         on_failure: str = "raise",
         track_stats: bool = False,
         jit_compile: bool = False,
@@ -115,6 +118,10 @@ class NeuralODE(keras.layers.Layer):
         self.gradient.check_solver(self.solver)
         self.return_sequences = return_sequences
         self.time_dependent = time_dependent
+        self.regularizer = regularizer
+        self._regularizers = tuple(regularizers.as_list(regularizer))
+        if any(one.needs_noise for one in self._regularizers):
+            self._seed = keras.random.SeedGenerator()
         self.on_failure = on_failure
         self.track_stats = track_stats
         self.jit_compile = jit_compile
@@ -151,8 +158,13 @@ class NeuralODE(keras.layers.Layer):
         # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
         compiled = self.jit_compile and not inside_xla()
         solve = self._compiled_solve if compiled else self._solve
-        solution = solve(y0, times, params, constants, training=training)
+        noise = None
+        if training and any(one.needs_noise for one in self._regularizers):
+            noise = regularizers.rademacher(y0, self._seed)
+        solution = solve(y0, times, params, constants, noise, training=training)
         dynamics.assign(solution.changed)
+        if training and self._regularizers:
+            self.add_loss(solution.cost)
         if self.track_stats:
             self._update_stats(solution.diagnostics)
         states = self._chosen_rows(solution.rows, times)
@@ -185,16 +197,19 @@ class NeuralODE(keras.layers.Layer):
         starts_there = self.t_eval[0] == self.t_span[0]
         return np.array(self.t_eval if starts_there else (self.t_span[0], *self.t_eval))
 
-    def _solve(self, y0, times, params, constants, training):
+    def _solve(self, y0, times, params, constants, noise, training):
         return solve_batch(
             Dynamics(self.dynamics, self.time_dependent, training),
             y0,
             CallTimes(self._times) if times is None else times,
             params,
             constants,
+            noise,
             solver=self.solver,
             gradient=self.gradient,
             training=training,
+            regularizers=self._regularizers,
+            direction=float(np.sign(self.t_span[1] - self.t_span[0])),
         )
 
     def _chosen_rows(self, rows, times):
@@ -244,6 +259,7 @@ class NeuralODE(keras.layers.Layer):
             "t_eval": self.t_eval,
             "return_sequences": self.return_sequences,
             "time_dependent": self.time_dependent,
+            "regularizer": keras.saving.serialize_keras_object(self.regularizer),
             "on_failure": self.on_failure,
             "track_stats": self.track_stats,
             "jit_compile": self.jit_compile,
@@ -253,7 +269,7 @@ class NeuralODE(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        for name in ("dynamics", "solver", "gradient"):
-            if isinstance(config[name], dict):
+        for name in ("dynamics", "solver", "gradient", "regularizer"):
+            if isinstance(config.get(name), dict | list):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)

@@ -46,6 +46,12 @@ class FiniteSamples:
         nan = tf.constant(float("nan"), states.dtype)
         return tf.where(_along(self.finite, states, batch_axis), states, nan)
 
+    def mean(self, x: tf.Tensor) -> tf.Tensor:
+        """Mean of `x`, `(batch,)`, over the good samples; 0 if there are none."""
+        num = tf.reduce_sum(tf.cast(self.finite, x.dtype))
+        total = tf.reduce_sum(tf.where(self.finite, x, tf.zeros_like(x)))
+        return total / tf.maximum(num, tf.ones_like(num))
+
     def restrict(
         self, solver: tfp.math.ode.Solver, moving: tf.Tensor | None = None
     ) -> tfp.math.ode.Solver:

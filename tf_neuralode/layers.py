@@ -1,0 +1,114 @@
+"""Small layers that stand beside a NeuralODE."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tf_neuralode.solvers import checks
+
+
+@keras.saving.register_keras_serializable("tf_neuralode")
+class Augment(keras.layers.Layer):
+    """Pads the last axis with zeros: dimensions through which trajectories can pass each other [1].
+
+    Args:
+      dims: How many features to add, a positive integer.
+
+    Input shape: `(batch, ..., features)`.
+
+    Output shape: `(batch, ..., features + dims)`.
+
+    Raises:
+      ValueError, TypeError: if `dims` isn't a positive integer.
+
+    Example:
+    ```python
+    model = keras.Sequential([keras.Input((2,)), Augment(3), NeuralODE(dynamics_of_5_features)])
+    ```
+
+    Reference:
+      [1] E. Dupont, A. Doucet, Y. W. Teh, Augmented neural ODEs, NeurIPS 2019.
+    """
+
+    def __init__(self, dims: int, **kwargs):
+        super().__init__(**kwargs)
+        self.dims = checks.positive_integer("dims", dims)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return ops.pad(inputs, [(0, 0)] * (len(inputs.shape) - 1) + [(0, self.dims)])
+
+    def compute_output_shape(self, input_shape):
+        features = None if input_shape[-1] is None else input_shape[-1] + self.dims
+        return (*input_shape[:-1], features)
+
+    def get_config(self):
+        return {**super().get_config(), "dims": self.dims}
+
+
+@keras.saving.register_keras_serializable("tf_neuralode")
+class ConcatTime(keras.layers.Layer):
+    """Adds the time to the state, as a further feature or channel, for Dense and convolutions.
+
+    The first layer of a time-dependent dynamics:
+
+    ```python
+    dynamics = keras.Sequential([ConcatTime(), keras.layers.Dense(16, "tanh"), ...])
+    NeuralODE(dynamics, time_dependent=True)
+    ```
+
+    Args:
+      axis: Of the features or channels: -1, or 1 for `data_format="channels_first"`.
+
+    Input shape: `[t, y]`, t of shape `(batch, 1)`, y `(batch, ..., features)`.
+
+    Output shape: `(batch, ..., features + 1)`.
+
+    Raises:
+      ValueError, TypeError: if the input isn't `[t, y]`, or `axis` isn't one of y's, or the batch
+        axis.
+    """
+
+    def __init__(self, axis: int = -1, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise TypeError(f"Argument axis must be an integer. Received: axis={axis!r}")
+        if axis == 0:
+            raise ValueError("Argument axis must not be the batch axis. Received: axis=0")
+        self.axis = axis
+
+    def build(self, input_shape):
+        self._state_shape(input_shape)
+
+    def call(self, inputs):
+        t, y = inputs
+        shape = [tf.shape(y)[i] if n is None else n for i, n in enumerate(y.shape)]
+        shape[self.axis] = 1
+        time = tf.broadcast_to(tf.reshape(t, [-1] + [1] * (len(y.shape) - 1)), shape)
+        return tf.concat([tf.cast(time, y.dtype), y], axis=self.axis)
+
+    def compute_output_shape(self, input_shape):
+        shape = list(self._state_shape(input_shape))
+        shape[self.axis] = None if shape[self.axis] is None else shape[self.axis] + 1
+        return tuple(shape)
+
+    def _state_shape(self, shapes):
+        pair = len(shapes) == 2 and all(isinstance(shape, list | tuple) for shape in shapes)
+        if not pair or tuple(shapes[0])[1:] != (1,):
+            raise ValueError(
+                f"The input of layer {self.name!r} (ConcatTime) must be [t, y], t of shape "
+                "(batch, 1). In a NeuralODE it needs time_dependent=True. "
+                f"Received: input of shape {shapes}"
+            )
+        rank = len(shapes[1])
+        if not -rank < self.axis < rank:
+            raise ValueError(
+                f"Argument axis must be an axis of the state, of shape {tuple(shapes[1])}, behind "
+                f"the batch. Received: axis={self.axis}"
+            )
+        return shapes[1]
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis}
