@@ -83,11 +83,12 @@ def test_dependencies_are_those_promised():
 def test_extras_parse_and_hold_what_their_names_say():
     requirements = {extra: [Requirement(item) for item in EXTRAS[extra]] for extra in EXTRAS}
     names = {extra: {item.name for item in items} for extra, items in requirements.items()}
-    assert set(names) == {"gpu", "examples", "plot", "test", "dev"}
+    assert set(names) == {"gpu", "examples", "plot", "docs", "test", "dev"}
     assert [item.extras for item in requirements["gpu"]] == [{"and-cuda"}]
-    assert {"tensorflow-datasets", "matplotlib"} <= names["examples"]
+    assert {"tensorflow-datasets", "matplotlib", "flask", "waitress"} <= names["examples"]
     assert names["plot"] == {"matplotlib"}
-    assert [item.extras for item in requirements["test"] if item.extras] == [{"examples"}]
+    assert names["docs"] == {"mkdocs-material", "mkdocstrings-python"}
+    assert [item.extras for item in requirements["test"] if item.extras] == [{"docs", "examples"}]
     assert [item.extras for item in requirements["dev"] if item.extras] == [{"test"}]
 
 

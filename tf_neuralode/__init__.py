@@ -9,7 +9,7 @@ if _keras.backend.backend() != "tensorflow":
         f"Received: backend {_keras.backend.backend()!r}"
     )
 
-from tf_neuralode import gradients, regularizers, solvers
+from tf_neuralode import gradients, plotting, regularizers, solvers
 from tf_neuralode.layers import Augment, ConcatTime
 from tf_neuralode.neural_ode import NeuralODE
 from tf_neuralode.odeint import odeint
@@ -20,6 +20,7 @@ __all__ = [
     "NeuralODE",
     "gradients",
     "odeint",
+    "plotting",
     "regularizers",
     "solvers",
 ]

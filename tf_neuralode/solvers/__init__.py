@@ -7,6 +7,7 @@ import difflib
 import tensorflow_probability as tfp
 
 from tf_neuralode.solvers.adaptive_solver import AdaptiveRungeKutta
+from tf_neuralode.solvers.attempts import AttemptedSteps, attempted_steps
 from tf_neuralode.solvers.checks import plain
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.fixed_solver import FixedStepRungeKutta
@@ -26,6 +27,7 @@ from tf_neuralode.solvers.tableau import ButcherTableau
 __all__ = [
     "RK4",
     "AdaptiveRungeKutta",
+    "AttemptedSteps",
     "Bosh3",
     "ButcherTableau",
     "Diagnostics",
@@ -37,6 +39,7 @@ __all__ = [
     "Midpoint",
     "RungeKutta",
     "Tsit5",
+    "attempted_steps",
     "get",
     "names",
     "plain",

@@ -1,0 +1,177 @@
+"""An exported model answers over HTTP, and as a TF Lite model, what the model itself predicts."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import dense_field, make_data, small_model
+
+from tf_neuralode import NeuralODE
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 120
+# As the steps are chosen for a batch as a whole, other batches would agree to rtol only; the same
+# batch agrees to the rounding of float32 times a few steps.
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def predict(model, x):
+    return model.predict(x, batch_size=len(x), verbose=0)
+
+
+# Over HTTP
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A model, and the address at which examples/serve.py answers for it."""
+    model = small_model()
+    path = tmp_path_factory.mktemp("served") / "small"
+    model.export(path, verbose=False)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "examples" / "serve.py", path, "--port", "0"],
+        cwd=path.parent,  # from where it couldn't import the package, if it were not installed
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        readable, _, _ = select.select([process.stdout], [], [], SECONDS)
+        assert readable, "the server printed no address in time"
+        yield model, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+        process.stdout.close()
+
+
+def post(address, body):
+    """Status and body of the answer."""
+    request = urllib.request.Request(address, body.encode(), method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def ask(address, x):
+    """Predictions for `x`."""
+    status, body = post(address, json.dumps({"instances": x.tolist()}))
+    assert status == 200, body
+    return body["predictions"]
+
+
+def test_server_answers_what_the_model_predicts(served):
+    model, address = served
+    assert address.endswith("/v1/models/small:predict")
+    x, _ = make_data()
+    for size in (12, 1, 5):
+        np.testing.assert_allclose(ask(address, x[:size]), predict(model, x[:size]), **CLOSE)
+
+
+def test_server_answers_several_clients_at_once(served):
+    model, address = served
+    batches = [make_data(12)[0] + i for i in range(6)]
+    with ThreadPoolExecutor(6) as clients:
+        answers = list(clients.map(lambda x: ask(address, x), batches))
+    for x, answer in zip(batches, answers, strict=True):
+        np.testing.assert_allclose(answer, predict(model, x), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"inputs": [[1, 2, 3]]}', "KeyError: 'instances'"),
+        ('{"instances": [[1, 2]]}', "Shapes (None, 3) and (1, 2) are incompatible"),
+        ('{"instances": [[1, 2, "x"]]}', "ValueError"),
+        ("[1, 2, 3]", "TypeError"),
+        ('{"instances": [[NaN, 0, 0]]}', "neural_ode"),
+    ],
+    ids=["other_key", "other_shape", "not_a_number", "not_an_object", "failed_solve"],
+)
+def test_server_refuses_a_bad_request_and_goes_on(served, body, message):
+    model, address = served
+    for _ in range(8):  # more than the server has threads: none of them may be left hanging
+        status, answer = post(address, body)
+        assert status == 400
+        assert message in answer["error"]
+    x, _ = make_data(2)
+    np.testing.assert_allclose(ask(address, x), predict(model, x), **CLOSE)
+
+
+# As a TF Lite model
+
+
+def convert(model, path, select_tf_ops=False):
+    """The TF Lite model, made from an export."""
+    model.export(path, verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(path))
+    if select_tf_ops:
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+    return converter.convert()
+
+
+def interpret(content, x):
+    """Its output for `x`, by the interpreter in TensorFlow."""
+    with warnings.catch_warnings():
+        # TensorFlow 2.21 points to ai-edge-litert, the interpreter's new package.
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
+        interpreter = tf.lite.Interpreter(model_content=content)
+    ((source,), (target,)) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(source["index"], x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(source["index"], x)
+    interpreter.invoke()
+    return interpreter.get_tensor(target["index"])
+
+
+@pytest.mark.parametrize("select_tf_ops", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    # TF Lite rounds differently, which changes adaptive steps, and with them the result within the
+    # tolerance: so it must be below 1e-5.
+    [{"solver": "rk4"}, {"solver": "dormand_prince", "rtol": 1e-6, "atol": 1e-6}],
+    ids=["equal_steps", "adaptive_steps"],
+)
+def test_tf_lite_gives_the_final_state_for_any_batch_size(options, select_tf_ops, tmp_path):
+    model = small_model(**options)
+    content = convert(model, tmp_path / "model", select_tf_ops)
+    for size in (12, 3):
+        x, _ = make_data(size)
+        np.testing.assert_allclose(interpret(content, x), predict(model, x), **CLOSE)
+
+
+def test_tf_lite_gives_nan_where_a_solve_fails(tmp_path):
+    explode = keras.layers.Lambda(lambda y: 100 * y**2, output_shape=lambda shape: shape)
+    model = keras.Sequential([keras.Input((3,)), NeuralODE(explode)])  # would raise an error
+    content = convert(model, tmp_path / "model")
+    assert np.isnan(interpret(content, np.ones((2, 3), "float32"))).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"gradient": "tape"}, {"t_eval": (0.0, 0.5, 1.0), "return_sequences": True}],
+    ids=["kept_solution", "times_between"],
+)
+def test_tf_lite_converts_growing_arrays_with_select_tf_ops_only(options, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), NeuralODE(dense_field(), **options)])
+    with pytest.raises(Exception, match="TensorList"):
+        convert(model, tmp_path / "model")
+    assert convert(model, tmp_path / "model", select_tf_ops=True)

@@ -1,0 +1,81 @@
+"""All attempts at a step, the rejected ones too: to look at how a solver copes with a field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_neuralode.solvers.flat_state import FlatState
+from tf_neuralode.solvers.recording import Recorder
+from tf_neuralode.solvers.solver import RungeKutta
+
+
+class AttemptedSteps(NamedTuple):
+    """The attempts of one solve, in the order in which they were made.
+
+    Attributes:
+      times: `(num_attempts,)`, where each starts, in units of time.
+      step_sizes: `(num_attempts,)`, `t_next - t` in units of time; negative backwards in time.
+      accepted: `(num_attempts,)`, boolean; what follows a rejected attempt starts at the same time.
+    """
+
+    times: tf.Tensor
+    step_sizes: tf.Tensor
+    accepted: tf.Tensor
+
+
+class _Attempts(Recorder):
+    """Writes each attempt behind the last; the result is `AttemptedSteps`."""
+
+    def __init__(self, max_num_steps: int):
+        self._max_num_steps = max_num_steps
+
+    def start(self, t0, y0):
+        del y0
+        dtypes = (t0.dtype, t0.dtype, tf.bool)
+        arrays = [tf.TensorArray(dtype, self._max_num_steps, element_shape=[]) for dtype in dtypes]
+        # A solve that fails at once writes nothing, and nothing can't be stacked.
+        empty = (t0, tf.zeros_like(t0), tf.constant(False))
+        return tf.constant(0), [a.write(0, x) for a, x in zip(arrays, empty, strict=True)]
+
+    def record(self, saved, step):
+        count, arrays = saved
+        row = (step.t, step.t_next - step.t, step.accepted)
+        return count + 1, [a.write(count, x) for a, x in zip(arrays, row, strict=True)]
+
+    def finish(self, saved, t, y, num_accepted):
+        del t, y, num_accepted
+        count, arrays = saved
+        return AttemptedSteps(*[array.stack()[:count] for array in arrays])
+
+
+def attempted_steps(
+    solver: RungeKutta, f: Callable[[tf.Tensor, Any], Any], y0: Any, t_span
+) -> AttemptedSteps:
+    """Solves dy/dt = f(t, y) once and returns every attempt at a step.
+
+    Args:
+      solver: One of `tf_neuralode.solvers`.
+      f: Function of a scalar time and a state like `y0`; returns the slope, like `y0`.
+      y0: State at `t_span[0]`: a float or complex tensor of any shape, or a nest of them.
+      t_span: Initial and final time, in units of time: two numbers; may run backwards.
+
+    Returns:
+      `AttemptedSteps`. After a failed solve they are those up to the failure. Eagerly or in a
+      `tf.function`, but not under XLA, where a length can't depend on the solve.
+
+    Raises:
+      TypeError: if `solver` isn't one of ours.
+    """
+    if not isinstance(solver, RungeKutta):
+        raise TypeError(
+            "Argument solver must be one of tf_neuralode.solvers: others don't report rejected "
+            f"steps. Received: solver={solver!r}"
+        )
+    flat = FlatState(y0)
+    t0, t1 = (tf.constant(float(t), flat.time_dtype) for t in t_span)
+    recorder = _Attempts(solver.max_num_steps)
+    result = solver.integrate(flat.flat_fn(f), t0, t1, flat.leaves, [recorder], flat.pack_as_held)
+    return result.saved[0]
