@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.gradients.vjp import open_vjp
+from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.runge_kutta import OdeFn, State, advanced, scale, weighted_sum
 
@@ -89,9 +90,8 @@ def _stages(method: Method, dense: bool):
 
 def _add_dense(d_slope: State, weights: np.ndarray, d_dense: State) -> State:
     """Adds `sum_m weights[m] d_dense[m + 1]`."""
-    result = []
-    for x, d in zip(d_slope, d_dense, strict=True):
-        row = tf.constant(weights[np.newaxis], d.dtype)
-        flat = tf.reshape(d[1:], [len(weights), -1])
-        result.append(x + tf.reshape(tf.linalg.matmul(row, flat), tf.shape(x)))
-    return result
+    if not np.any(weights):
+        return d_slope
+    return [
+        x + interpolation.pull_back(weights, d[1:]) for x, d in zip(d_slope, d_dense, strict=True)
+    ]
