@@ -26,11 +26,9 @@ class FiniteSamples:
     def __init__(self, y: tf.Tensor):
         axes = list(range(1, y.shape.rank))
         self.finite = tf.reduce_all(tf.math.is_finite(y), axis=axes)
-        # Rows, not an index: an empty batch has no first sample to look up.
-        rows = tf.where(
-            self.finite, tf.zeros_like(self.finite, tf.int32), tf.ones_like(self.finite, tf.int32)
-        )
-        first = tf.argmin(rows, output_type=tf.int32)
+        # With one more behind, for an empty batch has no first sample to look up.
+        rows = tf.concat([tf.cast(self.finite, tf.int32), [0]], axis=0)
+        first = tf.argmax(rows, output_type=tf.int32)
         source = tf.where(self.finite, tf.range(tf.shape(y)[0]), first)
         stand_in = tf.gather(tf.stop_gradient(y), source)
         self.y = tf.where(self._broadcast(y, 0), y, tf.ensure_shape(stand_in, y.shape))
