@@ -181,6 +181,24 @@ def test_every_gradient_starts_from_the_same_weights(tmp_path, monkeypatch):
             np.testing.assert_array_equal(weight, first)
 
 
+@pytest.mark.parametrize("gradient", gradients.names())
+def test_training_steps_are_the_same_eagerly_in_a_graph_and_under_xla(gradient):
+    (images, labels), _ = digits.load_digits("subset")
+
+    def losses(mode):
+        keras.utils.set_random_seed(0)
+        model = mnist.build_model(gradient=gradient, jit_compile=mode == "xla")
+        model.run_eagerly = mode == "eager"
+        steps = [slice(i, i + mnist.BATCH_SIZE) for i in (0, mnist.BATCH_SIZE, 0)]
+        return [model.train_on_batch(images[step], labels[step])[0] for step in steps]
+
+    eager = losses("eager")
+    assert eager[2] < eager[0]
+    for mode in ("graph", "xla"):
+        # Rounding of float32 in another order, over three steps.
+        np.testing.assert_allclose(losses(mode), eager, rtol=1e-5)
+
+
 def test_same_seed_gives_the_same_accuracies(tmp_path):
     first, second, other = (run_one_epoch(tmp_path, "--seed", seed) for seed in "001")
     assert first.train_accuracy == second.train_accuracy != other.train_accuracy

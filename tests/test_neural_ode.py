@@ -7,6 +7,7 @@ import scipy.integrate
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import layers
+from modes import MODES, in_mode
 from small_models import ALL_GRADIENTS, dense_field, make_data, small_model
 
 from tf_neuralode import NeuralODE, gradients, solvers
@@ -198,6 +199,56 @@ def test_stock_tfp_solver_trains_with_the_adjoint():
         results.append(model.fit(*make_data(), epochs=3, verbose=0).history["loss"])
     # Ten times the tolerance: each is that far from the exact solution at most.
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_stock_bdf_solver_trains_on_batches_of_known_size():
+    # TFP's BDF can't be traced for a batch of unknown size.
+    def losses(solver):
+        keras.utils.set_random_seed(0)
+        layer = NeuralODE(dense_field(), solver=solver)
+        model = keras.Sequential([keras.Input((3,), batch_size=6), layer])
+        model.compile("sgd", "mse")
+        x, _ = make_data()
+        return model.fit(x, x, batch_size=6, shuffle=False, verbose=0).history["loss"]
+
+    # Ten times the tolerance of 1e-3.
+    stock, ours = losses(tfp.math.ode.BDF()), losses(solvers.DormandPrince())
+    np.testing.assert_allclose(stock, ours, rtol=1e-2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("gradient", ["adjoint", "tape"])
+def test_batch_without_samples_comes_back_empty(gradient, mode):
+    layer = NeuralODE(layers.Dense(3), gradient=gradient)
+    layer.build((None, 3))
+
+    def run(y0):
+        with tf.GradientTape() as tape:
+            y1 = layer(y0, training=True)
+        return y1, tape.gradient(y1, layer.dynamics.kernel.value)
+
+    y1, d_kernel = in_mode(run, mode)(tf.zeros([0, 3]))
+    assert y1.shape == (0, 3)
+    np.testing.assert_array_equal(d_kernel, np.zeros([3, 3]))
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
+def test_state_of_one_number_a_sample_is_solved_and_differentiated(gradient, mode):
+    """dy/dt = -y on a state of shape `(batch,)`."""
+    layer = NeuralODE(layers.Rescaling(-1.0), gradient=gradient, rtol=1e-6, atol=1e-6)
+    layer.build((None,))
+
+    def run(y0):
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            y1 = layer(y0)
+        return y1, tape.gradient(y1, y0)
+
+    y1, d_y0 = in_mode(run, mode)(tf.constant([1.0, 2.0]))
+    # Ten times the tolerance.
+    np.testing.assert_allclose(y1, np.exp(-1) * np.array([1.0, 2.0]), rtol=1e-5)
+    np.testing.assert_allclose(d_y0, [np.exp(-1)] * 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gradient", [g for g in ALL_GRADIENTS if g != "adjoint"])

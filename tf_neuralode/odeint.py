@@ -39,7 +39,7 @@ def odeint(
         least float32. Complex states can't be differentiated.
       t: `(num_times,)`, output times, at least two, strictly increasing or strictly decreasing; the
         first is the initial time. If a tensor, it has gradients: those of the exact solution.
-      params: Nest of tensors, or `None`.
+      params: Nest of tensors, or `None`. Real floating-point ones have gradients.
       solver: Name (`solvers.names()`) or any `tfp.math.ode.Solver`.
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
       rtol, atol: Tolerances for a solver given by name: scalars, or per component, see
