@@ -54,14 +54,14 @@ def layer(dynamics=None, **settings):
             r"Tape needs a solver of tf_neuralode.*Received: solver=DormandPrince",
         ),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_settings_are_named_at_construction(settings, error, message):
     with pytest.raises(error, match=f"(?s){message}"):
         layer(**settings)
 
 
-@pytest.mark.parametrize("dynamics", [None, lambda x: x, "dense", keras.layers.Dense], ids=str)
+@pytest.mark.parametrize("dynamics", [None, lambda x: x, "dense", keras.layers.Dense])
 def test_dynamics_must_be_a_keras_layer(dynamics):
     with pytest.raises(TypeError, match=r"dynamics must be a Keras layer or model.*Received"):
         NeuralODE(dynamics)

@@ -77,7 +77,7 @@ def test_shared_times_cost_what_t_eval_costs():
         ({}, [times]),
     ]:
         layer = swinging(1e-4, t_span=(T0, 4.0), track_stats=True, **options)
-        layer(Y0, *arguments)
+        layer(Y0, *arguments, training=False)
         nfe.append(float(layer._nfe.result()))
     assert nfe[0] == nfe[1]
 
@@ -206,10 +206,10 @@ def test_a_mask_works_with_shared_times():
 def test_padding_costs_one_step_an_output_time():
     lone, long = swinging(1e-4, track_stats=True), swinging(1e-4, track_stats=True)
     times = np.array([[0.5, 0.9, 2.0]] * 3)
-    lone(Y0, times)
+    lone(Y0, times, training=False)
     padding = np.zeros((3, 5))
     mask = np.concatenate([np.ones((3, 3)), padding], axis=1).astype(bool)
-    long(Y0, np.concatenate([times, padding], axis=1), mask=mask)
+    long(Y0, np.concatenate([times, padding], axis=1), mask=mask, training=False)
     # A step of Dormand-Prince and the slope at its start: 7 evaluations.
     assert long._nfe.result() == lone._nfe.result() + 5 * 7
 
@@ -217,8 +217,8 @@ def test_padding_costs_one_step_an_output_time():
 def test_a_step_size_is_handed_on_from_one_time_to_the_next():
     layer, single = swinging(1e-6, track_stats=True), swinging(1e-6, track_stats=True)
     times = np.broadcast_to(np.linspace(T0, 10.0, 21)[1:], (3, 20))
-    layer(Y0, times)
-    single(Y0, times[:, -1:])
+    layer(Y0, times, training=False)
+    single(Y0, times[:, -1:], training=False)
     # A rejected step or two, and the clipping at the times: twice what the solve takes at least,
     # or one step of 7 evaluations for each time.
     assert layer._nfe.result() <= max(20 * 7, 1.5 * single._nfe.result())
@@ -240,7 +240,7 @@ def test_equal_steps_are_as_many_as_without_times(solver):
     solver = solvers.get(solver).copy(num_steps=24)
     layer = swinging(None, solver=solver, track_stats=True)
     # Two intervals of 8 steps each, and two of one step that is shorter than the others.
-    layer(Y0, np.broadcast_to([3.3, 6.3, 6.3001, 9.3], (3, 4)))
+    layer(Y0, np.broadcast_to([3.3, 6.3, 6.3001, 9.3], (3, 4)), training=False)
     per_step = {"Euler": 1, "RK4": 4}[type(solver).__name__]
     assert layer._nfe.result() == per_step * (8 + 8 + 1 + 8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -29,28 +30,26 @@ class CallTimes(NamedTuple):
         return len(self.knots.shape) == 1
 
 
-def call_times(times, mask, batch, t_span: tuple[float, float], dtype: str, strict: bool):
+def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: bool) -> CallTimes:
     """The arguments `times` and `mask` of a layer as `CallTimes`.
 
     Args:
       times: `(num_times,)` or `(batch, num_times)`.
       mask: `(batch, num_times)`, or `None`; where false, the time is that before it.
-      batch: Number of samples.
+      y0: The state.
       t_span: The layer's.
-      dtype: Of the state.
       strict: Whether times of a sample out of order are an error; `in_order` says so in any case.
 
     Raises:
       TypeError, ValueError: for shapes and dtypes that don't fit, and values where they are known.
       tf.errors.InvalidArgumentError: for values at run time; not under XLA.
     """
-    received = times
+    received, dtype = times, y0.dtype
     times = tf.convert_to_tensor(times)
     if not (times.dtype.is_floating or times.dtype.is_integer):
         raise TypeError(f"Argument times must hold numbers. Received: dtype {times.dtype.name}")
     times = tf.cast(times, dtype)
     mask = None if mask is None else tf.cast(mask, tf.bool)
-    check_shapes(tuple(times.shape), None if mask is None else tuple(mask.shape))
     t0 = tf.constant(t_span[0], dtype)
     direction = tf.constant(1.0 if t_span[1] > t_span[0] else -1.0, dtype)
     if times.shape.rank == 1 and mask is not None:
@@ -64,7 +63,9 @@ def call_times(times, mask, batch, t_span: tuple[float, float], dtype: str, stri
             "(batch, num_times), may repeat."
         )
         times = checked(times, in_order, message, f"times={received}, t_span={t_span}", times)
-        return CallTimes(tf.concat([t0[tf.newaxis], times], axis=0), tf.fill([batch], in_order))
+        return CallTimes(
+            tf.concat([t0[tf.newaxis], times], axis=0), tf.fill(tf.shape(y0)[:1], in_order)
+        )
     if mask is not None:
         times = fill_masked(times, mask, t0)
     num_rows = tf.shape(times)[0]
@@ -108,3 +109,26 @@ def check_shapes(times: tuple, mask: tuple | None) -> None:
             "Argument mask must have the shape (batch, num_times). "
             f"Received: mask of shape {mask}, times of shape {times}"
         )
+
+
+def check_call(name: str, y0, times, mask, t_eval) -> None:
+    """Raises ValueError or TypeError unless a layer's arguments, tensors or specs, fit."""
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y0.dtype)):
+        raise TypeError(
+            f"The input of layer {name!r} (NeuralODE) must be floating point. Cast it, for "
+            f"example with keras.ops.cast(x, 'float32'). Received: dtype {y0.dtype}"
+        )
+    if times is None:
+        return
+    check_shapes(tuple(times.shape), None if mask is None else tuple(mask.shape))
+    if t_eval is not None:
+        raise ValueError(
+            f"Layer {name!r} (NeuralODE) has t_eval, so it can't be called with times. Use one of "
+            f"the two. Received: t_eval={t_eval}, times={times}"
+        )
+    if len(times.shape) == 2 and None not in (batches := (y0.shape[0], times.shape[0])):
+        if batches[0] != batches[1]:
+            raise ValueError(
+                "Argument times must have a row for each sample, (batch, num_times). Received: "
+                f"times of shape {tuple(times.shape)}, y0 of shape {tuple(y0.shape)}"
+            )

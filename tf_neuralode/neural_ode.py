@@ -12,7 +12,7 @@ from tf_neuralode import dynamics as dynamics_lib
 from tf_neuralode import gradients, regularizers, solvers
 from tf_neuralode.backward_count import counter_into
 from tf_neuralode.batch_solve import solve_batch
-from tf_neuralode.call_times import CallTimes, call_times, check_shapes
+from tf_neuralode.call_times import CallTimes, call_times, check_call
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
 from tf_neuralode.solvers.solver import RungeKutta
@@ -48,7 +48,8 @@ class NeuralODE(keras.layers.Layer):
         Where XLA compiles the solve nothing can be raised and the output is NaN.
       track_stats: Whether the mean numbers of evaluations of the dynamics a call (`nfe`) and a
         backward pass (`nfe_backward`, in training, of solvers of ours), and the number of failed
-        solves (`failed_solves`) appear in the logs of `fit`.
+        solves (`failed_solves`) appear in the logs of `fit` and `evaluate` (of one layer, if
+        several track them); nothing of it is exported.
       jit_compile: Whether to compile this solve with XLA, whatever the model does.
 
     Call arguments:
@@ -109,10 +110,15 @@ class NeuralODE(keras.layers.Layer):
                 f"Argument on_failure must be one of {', '.join(map(repr, _FAILURE_MODES))}. "
                 f"Received: on_failure={on_failure!r}"
             )
-        self._hold_state_in_full_precision()
+        # Under a mixed policy the dynamics computes in 16 bits, the state is held in 32.
+        if self.compute_dtype in ("float16", "bfloat16"):
+            self.dtype_policy = keras.DTypePolicy("float32")
         self.dynamics = dynamics
         self.t_span = check_t_span(t_span)
         self.t_eval = check_t_eval(t_eval, self.t_span, return_sequences)
+        self._knots = np.array(self.t_eval or self.t_span)
+        if self._knots[0] != self.t_span[0]:
+            self._knots = np.array([self.t_span[0], *self._knots])
         self._solver_identifier = solver
         self.rtol, self.atol = rtol, atol
         self.solver = solvers.get(solver, rtol, atol)
@@ -128,6 +134,7 @@ class NeuralODE(keras.layers.Layer):
         self.track_stats = track_stats
         self.jit_compile = jit_compile
         self.supports_masking = True
+        self._hands_mask_on = not return_sequences
         if track_stats:
             self._nfe = keras.metrics.Mean(name="nfe")
             self._nfe_backward = None
@@ -137,13 +144,8 @@ class NeuralODE(keras.layers.Layer):
         # Made once and kept: a compiled function for each call would compile at each call.
         self._compiled_solve = tf.function(self._solve, jit_compile=True, autograph=False)
 
-    def _hold_state_in_full_precision(self):
-        """Under a mixed policy the dynamics computes in 16 bits, the state is held in 32."""
-        if self.compute_dtype in ("float16", "bfloat16"):
-            self.dtype_policy = keras.DTypePolicy("float32")
-
     def build(self, input_shape):
-        check_distinct(self._times, self.compute_dtype)
+        check_distinct(self._knots, self.compute_dtype)
         dynamics_lib.build(
             self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
         )
@@ -153,10 +155,10 @@ class NeuralODE(keras.layers.Layer):
         self._check_call(y0, times, mask)
         y0 = tf.cast(y0, self.compute_dtype)
         if times is not None:
-            strict = self.on_failure == "raise"
-            times = call_times(
-                times, mask, tf.shape(y0)[0], self.t_span, self.compute_dtype, strict
-            )
+            times = call_times(times, mask, y0, self.t_span, strict=self.on_failure == "raise")
+        # Keras' own loops say True or False. A call by hand, or an export, says nothing, and has no
+        # logs to appear in.
+        logged = self.track_stats and training is not None
         training = bool(training)
         dynamics = Dynamics(self.dynamics, self.time_dependent, training)
         params, constants = dynamics.read_params(), dynamics.read_constants()
@@ -164,7 +166,7 @@ class NeuralODE(keras.layers.Layer):
         compiled = self.jit_compile and not inside_xla()
         solve = self._compiled_solve if compiled else self._solve
         counter = None
-        if self.track_stats and training and self._nfe_backward is not None:
+        if logged and training and self._nfe_backward is not None:
             counter = counter_into(self._nfe_backward, [y0, *params])
         noise = None
         if training and any(one.needs_noise for one in self._regularizers):
@@ -173,7 +175,7 @@ class NeuralODE(keras.layers.Layer):
         dynamics.assign(solution.changed)
         if training and self._regularizers:
             self.add_loss(solution.cost)
-        if self.track_stats:
+        if logged:
             self._update_stats(solution.diagnostics)
         states = self._chosen_rows(solution.rows, times)
         if self.on_failure == "raise":
@@ -181,35 +183,15 @@ class NeuralODE(keras.layers.Layer):
         return states
 
     def _check_call(self, y0, times, mask):
-        """Raises ValueError or TypeError unless the arguments, tensors or their specs, fit."""
-        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y0.dtype)):
-            raise TypeError(
-                f"The input of layer {self.name!r} (NeuralODE) must be floating point. Cast it, "
-                f"for example with keras.ops.cast(x, 'float32'). Received: dtype {y0.dtype}"
-            )
-        if times is not None:
-            check_shapes(times.shape, None if mask is None else mask.shape)
-            if self.t_eval is not None:
-                raise ValueError(
-                    f"Layer {self.name!r} (NeuralODE) has t_eval, so it can't be called with "
-                    f"times. Use one of the two. Received: t_eval={self.t_eval}, times={times}"
-                )
+        check_call(self.name, y0, times, mask, self.t_eval)
         # Keras hands over the state's own mask as well. It holds where the output has its axes.
         self._hands_mask_on = not self.return_sequences if times is None else mask is not None
-
-    @property
-    def _times(self) -> np.ndarray:
-        """Times of a solve without `times`: the initial one, then the outputs."""
-        if self.t_eval is None or not self.return_sequences:
-            return np.array(self.t_span)
-        starts_there = self.t_eval[0] == self.t_span[0]
-        return np.array(self.t_eval if starts_there else (self.t_span[0], *self.t_eval))
 
     def _solve(self, y0, times, params, constants, noise, counter, training):
         return solve_batch(
             Dynamics(self.dynamics, self.time_dependent, training),
             y0,
-            CallTimes(self._times) if times is None else times,
+            CallTimes(self._knots) if times is None else times,
             params,
             constants,
             noise,
@@ -225,8 +207,8 @@ class NeuralODE(keras.layers.Layer):
         """What the layer returns of a solve's rows `(num_times + 1, batch, ...)`."""
         if times is None and not self.return_sequences:
             return rows[-1]
-        has_initial = times is None and (self.t_eval is None or self.t_eval[0] == self.t_span[0])
-        return tf.experimental.numpy.moveaxis(rows if has_initial else rows[1:], 0, 1)
+        wants_initial = times is None and len(self._knots) == len(self.t_eval or self.t_span)
+        return tf.experimental.numpy.moveaxis(rows if wants_initial else rows[1:], 0, 1)
 
     def _update_stats(self, diagnostics):
         self._nfe.update_state(diagnostics.num_ode_fn_evaluations)
@@ -249,19 +231,10 @@ class NeuralODE(keras.layers.Layer):
         return previous_mask if self._hands_mask_on else None
 
     def get_config(self):
-        if isinstance(self._solver_identifier, str):
-            solver = self._solver_identifier
-        elif isinstance(self.solver, RungeKutta):
-            solver = keras.saving.serialize_keras_object(self.solver)
-        else:
-            raise ValueError(
-                "A layer with a stock TFP solver can't be serialized; save its weights, or export "
-                f"the model. Received: solver={type(self.solver).__name__}"
-            )
         config = {
             "dynamics": keras.saving.serialize_keras_object(self.dynamics),
             "t_span": self.t_span,
-            "solver": solver,
+            "solver": solvers.serialize(self._solver_identifier),
             "gradient": keras.saving.serialize_keras_object(self.gradient),
             "rtol": solvers.plain(self.rtol),
             "atol": solvers.plain(self.atol),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+import keras
 import tensorflow_probability as tfp
 
 from tf_neuralode.solvers.adaptive_solver import AdaptiveRungeKutta
@@ -43,6 +44,7 @@ __all__ = [
     "get",
     "names",
     "plain",
+    "serialize",
 ]
 
 _BY_NAME = {
@@ -95,6 +97,22 @@ def get(identifier, rtol=None, atol=None) -> tfp.math.ode.Solver:
             f"own. Received: solver={identifier!r}, {received}"
         )
     return identifier
+
+
+def serialize(identifier) -> str | dict:
+    """What `keras.saving.deserialize_keras_object` or `get` makes the solver from again.
+
+    Raises:
+      ValueError: for a stock TFP solver.
+    """
+    if isinstance(identifier, str):
+        return identifier
+    if isinstance(identifier, RungeKutta):
+        return keras.saving.serialize_keras_object(identifier)
+    raise ValueError(
+        "A layer with a stock TFP solver can't be serialized; save its weights, or export the "
+        f"model. Received: solver={type(identifier).__name__}"
+    )
 
 
 def _did_you_mean(name: str) -> str:

@@ -1,0 +1,60 @@
+"""Several devices and several processes."""
+
+import json
+
+import numpy as np
+import pytest
+from subprocesses import ROOT, run_python
+
+# Two devices have to be there before TensorFlow starts, so this needs a process of its own.
+MIRRORED = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+from small_models import make_data, small_model
+
+options = json.loads(sys.argv[1])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+def train(strategy):
+    with strategy.scope():
+        # Equal steps: adaptive ones are those of a replica's own part of the batch.
+        model = small_model(track_stats=True, solver="heun", **options)
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    data = tf.data.Dataset.from_tensor_slices(make_data(16)).batch(8)
+    history = model.fit(data, epochs=3, verbose=0).history
+    return {"weights": [w.tolist() for w in model.get_weights()], **history}
+
+strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+assert strategy.num_replicas_in_sync == 2
+print(json.dumps([train(strategy), train(tf.distribute.get_strategy())]))
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"jit_compile": True}, {"gradient": "tape", "jit_compile": True}],
+    ids=["graph", "layer in XLA", "tape in XLA"],
+)
+def test_two_mirrored_devices_train_as_one(options, tmp_path):
+    done = run_python("-c", MIRRORED, json.dumps(options), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    mirrored, single = json.loads(done.stdout.splitlines()[-1])
+    # Sums of float32 in another order.
+    np.testing.assert_allclose(mirrored["loss"], single["loss"], rtol=1e-5)
+    for a, b in zip(mirrored["weights"], single["weights"], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert mirrored["nfe"] == [40] * 3 and mirrored["failed_solves"] == [0] * 3
+    assert mirrored["loss"][-1] < mirrored["loss"][0]
+
+
+def test_two_processes_train_the_same_weights_as_one(tmp_path):
+    example = ROOT / "examples" / "multi_worker.py"
+    done = run_python(example, "--steps", "5", cwd=tmp_path)
+    # The example compares the weights itself and ends with an error if they differ.
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = done.stdout.splitlines()[-1]
+    between, from_one = line.split("between workers: ")[1].split(", to one: ")
+    assert float(between) == 0
+    assert float(from_one) <= 1e-5
+    assert len(example.read_text().splitlines()) < 150
