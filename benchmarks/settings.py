@@ -55,7 +55,9 @@ def ours():
     for xla in (False, True):
         rows += [ours_setting(gradient, xla) for gradient in gradients]
         rows += [ours_setting(gradient, xla, solver="tsit5") for gradient in ("tape", "tape_kept")]
-        rows += [ours_setting(gradient, xla, api="layer") for gradient in ("adjoint", "tape_kept")]
+        # A layer that compiles itself can't keep activations.
+        rows += [ours_setting("adjoint", xla, api="layer")]
+        rows += [ours_setting("tape" if xla else "tape_kept", xla, api="layer")]
     return rows
 
 
@@ -75,6 +77,8 @@ def fit():
     rows += [Setting(LIMIT, "fit", {"gradient": None, "xla": "model"}, "Identity, XLA")]
     for gradient in ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint"):
         for xla, label in ((None, "graph"), ("layer", "XLA in the layer"), ("model", "XLA")):
+            if (gradient, xla) == ("tape_kept", "layer"):
+                continue
             options = {"gradient": gradient, "xla": xla}
             rows.append(Setting(OURS, "fit", options, f"{gradient}, {label}"))
     return rows

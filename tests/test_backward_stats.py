@@ -1,5 +1,6 @@
 """`track_stats`: evaluations of the backward passes in the logs of `fit`."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,6 +55,26 @@ def test_frozen_dynamics_count_by_way_of_their_input():
     assert np.all(np.isfinite(gradient))
     (metric,) = [m for m in layer.metrics if m.name == "nfe_backward"]
     assert metric.result() == 5
+
+
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
+def test_times_of_each_sample_count_their_segments(gradient):
+    calls = []
+
+    class Field(keras.layers.Layer):
+        def call(self, y):
+            calls.append(1)
+            return tf.tanh(y)
+
+    layer = NeuralODE(Field(), gradient=gradient, solver=solvers.RK4(6), track_stats=True)
+    x = tf.ones([2, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, tf.constant([[0.5, 1.0], [1.0, 2.0]]), training=True)
+        num_forward = len(calls)
+    tape.gradient(y, x)
+    (metric,) = [m for m in layer.metrics if m.name == "nfe_backward"]
+    assert metric.result() == len(calls) - num_forward > 0
 
 
 def test_kept_activations_evaluate_nothing_again():

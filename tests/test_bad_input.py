@@ -49,6 +49,11 @@ def layer(dynamics=None, **settings):
             r"t_eval must be strictly monotone.*Received",
         ),
         (
+            {"jit_compile": True, "gradient": gradients.Tape(checkpoint=False)},
+            ValueError,
+            r"jit_compile=True can't keep activations.*Received: gradient=Tape",
+        ),
+        (
             {"solver": tfp.math.ode.DormandPrince(), "gradient": "tape"},
             ValueError,
             r"Tape needs a solver of tf_neuralode.*Received: solver=DormandPrince",

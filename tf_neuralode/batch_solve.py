@@ -65,7 +65,7 @@ def solve_batch(
       training: Whether the dynamics' moving statistics are to be updated, and costs added up.
       regularizers: Of the trajectory.
       direction: 1 if time runs forwards, -1 if it runs backwards.
-      backward_counter: As in `odeint`; without effect where each sample has its times.
+      backward_counter: As in `odeint`.
     """
     samples = FiniteSamples(y0, times.in_order)
     f = lambda t, y, params: dynamics(t, y, params, constants)
@@ -88,7 +88,9 @@ def solve_batch(
     else:
         knots = samples.without_bad(knots, batch_axis=1)
         solver_of = lambda moving: samples.restrict(solver, moving)
-        results = solve_at_sample_times(f, start, knots, params, solver_of, gradient)
+        results = solve_at_sample_times(
+            f, start, knots, params, solver_of, gradient, backward_counter
+        )
     states, *costs = tf.nest.flatten(results.states)
     changed = {}
     if training:

@@ -124,6 +124,13 @@ class NeuralODE(keras.layers.Layer):
         self.solver = solvers.get(solver, rtol, atol)
         self.gradient = gradients.get(gradient)
         self.gradient.check_solver(self.solver)
+        if jit_compile and self.gradient.keeps_activations:
+            # TensorFlow's lists, which hold a loop's activations, can't leave compiled code.
+            raise ValueError(
+                "A layer with jit_compile=True can't keep activations. Take gradient='tape', or "
+                "compile the whole model, model.compile(..., jit_compile=True). "
+                f"Received: gradient={self.gradient}"
+            )
         self.return_sequences = return_sequences
         self.time_dependent = time_dependent
         self.regularizer = regularizer

@@ -32,6 +32,7 @@ def solve_at_sample_times(
     params: list[tf.Tensor],
     solver_of: Callable[[tf.Tensor], Any],
     gradient,
+    backward_counter: tf.Tensor | None = None,
 ) -> Results:
     """Solves segment by segment, each by `odeint`, with a step size that is handed on.
 
@@ -46,6 +47,7 @@ def solve_at_sample_times(
       params: What gradients are wanted for.
       solver_of: Gives the solver of a segment, from `(batch,)`: which samples move in it.
       gradient: One of `tf_neuralode.gradients`.
+      backward_counter: As in `odeint`; solving the segments again counts, too.
 
     Returns:
       `Results`; `states` has the rows of all knots. `final_time` is the furthest that any sample
@@ -53,8 +55,9 @@ def solve_at_sample_times(
     """
     segments = _Segments(f, y0, solver_of, gradient)
     num_leaves = len(tf.nest.flatten(y0))
+    probe = tf.zeros([]) if backward_counter is None else backward_counter
 
-    def forward(knots, *inputs):
+    def forward(knots, probe, *inputs):
         # What is recorded of the forward pass is nothing: the backward pass solves again.
         knots, *inputs = [tf.stop_gradient(x) for x in (knots, *inputs)]
         y0, params = list(inputs[:num_leaves]), list(inputs[num_leaves:])
@@ -65,13 +68,13 @@ def solve_at_sample_times(
         rows, step_sizes, knots, params = residuals
         d_rows = list(d_outputs[:num_leaves])
         sources = [*params, *variables]
-        d_knots, d_y0, d_sources = segments.pull_back(
+        d_knots, d_y0, d_sources, num_evaluations = segments.pull_back(
             rows, step_sizes, knots, params, sources, d_rows
         )
         d_params = d_sources[: len(params)]
-        return [d_knots, *d_y0, *d_params], d_sources[len(params) :]
+        return [d_knots, num_evaluations, *d_y0, *d_params], d_sources[len(params) :]
 
-    inputs = [knots, *tf.nest.flatten(y0), *params]
+    inputs = [knots, probe, *tf.nest.flatten(y0), *params]
     outputs = list(with_backward(forward, backward, inputs, "a solve at times of each sample"))
     states = tf.nest.pack_sequence_as(y0, outputs[:num_leaves])
     return Results(knots, states, Diagnostics(*outputs[num_leaves:]))
@@ -86,7 +89,7 @@ class _Segments:
         self._solver_of = solver_of
         self._gradient = gradient
 
-    def _odeint(self, y: State, start, end, params: list, step_size) -> Results:
+    def _odeint(self, y: State, start, end, params: list, step_size, probe=None) -> Results:
         def f(u, y, params):
             start, end, params = params
             t = (1 - u) * start + u * end
@@ -98,7 +101,13 @@ class _Segments:
             solver = solver.starting_with(step_size)
         packed = tf.nest.pack_sequence_as(self._structure, y)
         return odeint(
-            f, packed, [0.0, 1.0], (start, end, params), solver=solver, gradient=self._gradient
+            f,
+            packed,
+            [0.0, 1.0],
+            (start, end, params),
+            solver=solver,
+            gradient=self._gradient,
+            backward_counter=probe,
         )
 
     def solve(self, y0: State, knots, params):
@@ -132,31 +141,34 @@ class _Segments:
         return [array.stack() for array in rows], first_steps.stack(), total
 
     def pull_back(self, rows, step_sizes, knots, params, sources, d_rows):
-        """Gradients of the knots, of y0 and of the sources."""
+        """Gradients of the knots, of y0 and of the sources, and the number of evaluations of f."""
         num = knots.shape[0] or tf.shape(knots)[0]
         at = lambda leaves, i: [tf.gather(x, i) for x in leaves]
 
-        def segment(i, adjoint_state, d_end, d_sources, d_knots):
+        def segment(i, adjoint_state, d_end, d_sources, d_knots, num_evaluations):
             y, begin, end = at(rows, i), tf.gather(knots, i), tf.gather(knots, i + 1)
+            probe = tf.zeros([])
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([begin, end, *y, *sources])
-                results = self._odeint(y, begin, end, params, tf.gather(step_sizes, i))
+                tape.watch([begin, end, probe, *y, *sources])
+                results = self._odeint(y, begin, end, params, tf.gather(step_sizes, i), probe)
                 y1 = [x[-1] for x in tf.nest.flatten(results.states)]
-            d_begin, d_this_end, *rest = tape.gradient(
+            d_begin, d_this_end, num_backward, *rest = tape.gradient(
                 y1,
-                [begin, end, *y, *sources],
+                [begin, end, probe, *y, *sources],
                 output_gradients=adjoint_state,
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
             d_y, d_more = rest[: len(y)], rest[len(y) :]
             adjoint_state = [a + b for a, b in zip(d_y, at(d_rows, i), strict=True)]
             d_sources = [a + b for a, b in zip(d_sources, d_more, strict=True)]
+            num_forward = tf.cast(results.diagnostics.num_ode_fn_evaluations, tf.float32)
             return (
                 i - 1,
                 adjoint_state,
                 d_begin,
                 d_sources,
                 d_knots.write(i + 1, d_end + d_this_end),
+                num_evaluations + num_forward + num_backward,
             )
 
         start = (
@@ -165,11 +177,13 @@ class _Segments:
             tf.zeros_like(knots[0]),
             [tf.zeros_like(x) for x in sources],
             tf.TensorArray(knots.dtype, num, element_shape=knots.shape[1:]),
+            tf.zeros([]),
         )
-        _, adjoint_state, d_first, d_sources, d_knots = tf.while_loop(
+        _, adjoint_state, d_first, d_sources, d_knots, num_evaluations = tf.while_loop(
             lambda i, *_: i >= 0, segment, start, parallel_iterations=1
         )
-        return d_knots.write(0, d_first).stack(), adjoint_state, d_sources
+        d_knots = d_knots.write(0, d_first).stack()
+        return d_knots, adjoint_state, d_sources, num_evaluations
 
     def _first_step(self, warm, length, knots):
         """First step size of a segment, in u; 0 for "choose one"."""

@@ -63,6 +63,9 @@ class Solution:
 class Gradient:
     """Base class: how a solve is differentiated. Settings are those of the constructor."""
 
+    keeps_activations = False
+    """Whether TensorFlow differentiates the solve itself, from the activations of its loop."""
+
     def solve(self, problem: Problem) -> Solution:
         raise NotImplementedError
 

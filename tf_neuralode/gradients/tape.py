@@ -38,6 +38,7 @@ class Tape(Gradient):
 
     def __init__(self, checkpoint: bool = True):
         self._checkpoint = bool(checkpoint)
+        self.keeps_activations = not self._checkpoint
 
     def get_config(self):
         return {"checkpoint": self._checkpoint}
