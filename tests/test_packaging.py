@@ -22,7 +22,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # Stands for `python3 -m venv DIR`: the environment's commands only say how they were called.
 PYTHON3 = """#!/usr/bin/env bash
 mkdir -p "$3/bin"
-for name in pip python ruff; do
+for name in pip python ruff mypy; do
   printf '#!/usr/bin/env bash\\necho "%s $*"\\n' "$name" >"$3/bin/$name"
 done
 chmod +x "$3"/bin/*
@@ -139,6 +139,8 @@ def test_gate_runs_the_readme_commands_literally_and_the_tests_last(tmp_path):
         "ruff check .",
         "$ ruff format --check .",
         "ruff format --check .",
+        "$ mypy",
+        "mypy ",
         f"$ {test}",
         "pip install -e .[test]",
         "python -m pytest",
