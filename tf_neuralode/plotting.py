@@ -181,7 +181,8 @@ def evaluations(history: Any, *, ax: Axes | None = None, **line_options: Any) ->
 
     Args:
       history: What `model.fit` returned, or its dictionary `history.history`, of a model with a
-        `NeuralODE(..., track_stats=True)`. All its entries with `nfe` in their names are drawn.
+        `NeuralODE(..., track_stats=True)`. Its entries `nfe`, `val_nfe` and the like are
+        drawn, those of backward passes not.
       ax: Axes to draw into.
       **line_options: Passed to `Axes.plot`.
 
@@ -190,7 +191,8 @@ def evaluations(history: Any, *, ax: Axes | None = None, **line_options: Any) ->
       ValueError: if the history has no such entry.
     """
     logs: Mapping[str, Sequence[float]] = getattr(history, "history", history)
-    names = [name for name in logs if "nfe" in name.split("_")]
+    words = {name: name.split("_") for name in logs}
+    names = [name for name in logs if "nfe" in words[name] and "backward" not in words[name]]
     if not names:
         raise ValueError(
             "Argument history must hold numbers of evaluations: train with NeuralODE(..., "
