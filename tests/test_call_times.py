@@ -337,6 +337,7 @@ def sequence_data(num=20):
     return {"y0": y0, "times": np.where(mask, times, 0), "mask": mask}, targets
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "compile_options", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str
 )
