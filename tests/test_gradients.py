@@ -168,7 +168,6 @@ def test_linear_system_has_its_exact_gradient(gradient):
     assert relative_error(actual, expected) < 1e-8
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("gradient", [*ALL_GRADIENTS, gradients.Tape(checkpoint=False)], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_times_have_gradients(gradient, mode):

@@ -74,8 +74,9 @@ def test_training_learns_the_same_with_every_gradient(gradient):
     np.testing.assert_allclose(losses(gradient, "graph"), losses("tape", "graph"), rtol=1e-3)
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("parent", ["sequential", "functional", "without input"])
+@pytest.mark.parametrize(
+    "parent", ["sequential", pytest.param("functional", marks=pytest.mark.core), "without input"]
+)
 @pytest.mark.parametrize("field", FIELDS)
 def test_any_field_trains_evaluates_and_predicts(field, parent):
     make_field, shape, time_dependent = FIELDS[field]

@@ -70,7 +70,6 @@ def moving_statistics(mode="graph", training=True, tolerance=1e-3, gradient="adj
     return y1, normalize.moving_mean.numpy(), normalize.moving_variance.numpy()
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("gradient", gradients.names())
 def test_moving_statistics_get_one_update_from_the_two_ends(gradient, mode):
