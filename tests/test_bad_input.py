@@ -171,6 +171,7 @@ def test_bad_samples_become_nan_and_leave_the_others_alone(gradient, mode):
     np.testing.assert_allclose(d_kernel, d_expected, rtol=1e-4)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_bad_samples_raise_an_error_that_names_layer_and_samples(mode):
     ode = layer(name="flow")

@@ -338,7 +338,9 @@ def sequence_data(num=20):
 
 
 @pytest.mark.parametrize(
-    "compile_options", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str
+    "compile_options",
+    [pytest.param({}, marks=pytest.mark.core), {"run_eagerly": True}, {"jit_compile": True}],
+    ids=str,
 )
 def test_models_with_inputs_for_times_and_mask_train(compile_options):
     model = sequence_model(rtol=1e-3, atol=1e-4)

@@ -106,6 +106,7 @@ def _field(t, y, params):
     return tf.tanh(tf.tanh(y @ params[0] * (1 + t)) @ params[1])
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "solver", [solvers.DormandPrince8(1e-6, 1e-6), solvers.RK4(40)], ids=["adaptive", "fixed"]
 )
@@ -117,7 +118,9 @@ def test_any_gradient_works_with_any_solver(gradient, solver):
     assert error < 6e-5
 
 
-@pytest.mark.parametrize("times", [TWO_TIMES, FOUR_TIMES], ids=str)
+@pytest.mark.parametrize(
+    "times", [TWO_TIMES, pytest.param(FOUR_TIMES, marks=pytest.mark.core)], ids=str
+)
 @pytest.mark.parametrize("gradient", [*ALL_GRADIENTS, gradients.Tape(checkpoint=False)], ids=str)
 def test_eager_graph_and_xla_give_the_same_gradient(gradient, times):
     solver = solvers.DormandPrince(1e-6, 1e-6, max_num_steps=50)

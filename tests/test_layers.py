@@ -43,6 +43,7 @@ def test_a_field_of_time_alone_is_integrated():
     )
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
 def test_a_model_with_both_is_trained_saved_and_exported(kind, tmp_path):
     keras.utils.set_random_seed(0)

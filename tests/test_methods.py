@@ -30,6 +30,7 @@ def observed_orders(step_sizes, errors):
     return -np.diff(np.log(errors)) / -np.diff(np.log(step_sizes))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("method", METHODS)
 def test_measured_order_is_declared_order(method):
     end = 6.0
@@ -125,6 +126,7 @@ class Fehlberg(solvers.AdaptiveRungeKutta):
     )  # fmt: skip
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("mode", MODES)
 def test_method_added_in_a_dozen_lines_works(mode):
     def solve(y0):

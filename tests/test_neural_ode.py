@@ -55,6 +55,7 @@ def losses(gradient, mode):
 
 
 # XLA takes seconds for every gradient: here two, in test_gradients.py all of them.
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("gradient", "mode"),
     [
@@ -73,7 +74,9 @@ def test_training_learns_the_same_with_every_gradient(gradient):
     np.testing.assert_allclose(losses(gradient, "graph"), losses("tape", "graph"), rtol=1e-3)
 
 
-@pytest.mark.parametrize("parent", ["sequential", "functional", "without input"])
+@pytest.mark.parametrize(
+    "parent", ["sequential", pytest.param("functional", marks=pytest.mark.core), "without input"]
+)
 @pytest.mark.parametrize("field", FIELDS)
 def test_any_field_trains_evaluates_and_predicts(field, parent):
     make_field, shape, time_dependent = FIELDS[field]
@@ -103,6 +106,7 @@ def test_any_field_trains_evaluates_and_predicts(field, parent):
     assert all(np.any(w.numpy() != 0) for w in weights), "a bias starts at 0 and has to move"
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", FIELDS)
 def test_prediction_is_the_solution_of_scipy(name):
     make_field, shape, time_dependent = FIELDS[name]
@@ -167,6 +171,7 @@ def test_without_sequences_it_returns_the_exact_state_at_the_end(t_span):
     np.testing.assert_allclose(decay(t_span=t_span)(y0), expected, rtol=1e-7)
 
 
+@pytest.mark.core
 def test_sequences_train_in_a_model():
     keras.utils.set_random_seed(0)
     layer = NeuralODE(dense_field(), t_eval=[0.2, 0.5, 1.0], return_sequences=True)

@@ -22,7 +22,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # Stands for `python3 -m venv DIR`: the environment's commands only say how they were called.
 PYTHON3 = """#!/usr/bin/env bash
 mkdir -p "$3/bin"
-for name in pip python ruff; do
+for name in pip python ruff mypy; do
   printf '#!/usr/bin/env bash\\necho "%s $*"\\n' "$name" >"$3/bin/$name"
 done
 chmod +x "$3"/bin/*
@@ -52,6 +52,8 @@ def run_gate(checkout, text):
         directory.mkdir()
     shutil.copy(ROOT / ".ci" / "run", checkout / ".ci" / "run")
     (checkout / "README.md").write_text(text, encoding="utf-8")
+    (checkout / ".ci" / "lowest").write_text("#!/bin/sh\necho core tests\n", encoding="utf-8")
+    (checkout / ".ci" / "lowest").chmod(0o755)
     (stubs / "python3").write_text(PYTHON3, encoding="utf-8")
     (stubs / "python3").chmod(0o755)
     run = subprocess.run(
@@ -74,9 +76,9 @@ def test_dependencies_are_those_promised():
     assert PROJECT["requires-python"] == ">=3.10"
     assert {str(Requirement(item)) for item in PROJECT["dependencies"]} == {
         "tensorflow>=2.18",
-        "keras>=3.5",
+        "keras>=3.11.3",
         "tensorflow-probability>=0.25",
-        "tf-keras",
+        "tf-keras>=2.18",
     }
 
 
@@ -139,6 +141,10 @@ def test_gate_runs_the_readme_commands_literally_and_the_tests_last(tmp_path):
         "ruff check .",
         "$ ruff format --check .",
         "ruff format --check .",
+        "$ mypy",
+        "mypy ",
+        "$ .ci/lowest",
+        "core tests",
         f"$ {test}",
         "pip install -e .[test]",
         "python -m pytest",
@@ -153,6 +159,24 @@ def test_gate_stops_and_fails_where_a_command_fails(failing, tmp_path):
     assert run.returncode == 7
     assert ("trained" in run.stdout) == ("ruff check ." in run.stdout) == (failing == 1)
     assert "tested" not in run.stdout
+
+
+def test_core_tests_get_the_lowest_declared_versions():
+    run = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "lowest_versions.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lowest = {item.name: item for item in map(Requirement, run.stdout.splitlines())}
+    for declared in map(Requirement, PROJECT["dependencies"]):
+        (bound,) = declared.specifier
+        (exact,) = lowest[declared.name].specifier
+        assert (bound.operator, exact.operator) == (">=", "==")
+        assert bound.version == exact.version
+    assert {"pytest", "pytest-xdist", "scipy"} <= set(lowest)
+    assert PROJECT["name"] not in lowest
 
 
 @pytest.mark.parametrize("commands", [[], ["true"], ["true", "true", "true"]])

@@ -77,6 +77,7 @@ def test_each_solve_draws_its_own_noise_and_keeps_it():
     assert len(losses) > 1 and losses <= possible
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("mode", MODES)
 def test_several_regularizers_add_up(mode):
     both = linear(-0.4 * np.eye(2), regularizer=[ENERGY(0.3), JACOBIAN(0.1)])
@@ -205,6 +206,7 @@ def test_training_with_it_ends_with_less_energy():
     assert energies[1] < 0.3 * energies[0]
 
 
+@pytest.mark.core
 def test_regularizers_are_saved_with_the_model(tmp_path):
     model = small_model(dense_field(), regularizer=[ENERGY(0.2), JACOBIAN(0.1)])
     model.save(tmp_path / "model.keras")

@@ -35,28 +35,35 @@ def make_model(**options):
     return keras.Sequential([keras.Input((3,)), NeuralODE(dynamics, **options)])
 
 
+def as_json(layer):
+    """The config, where Keras 3.11 turns tuples of the dynamics' into lists when it loads them."""
+    return json.dumps(layer.get_config())
+
+
 def inputs(num):
     return np.random.default_rng(num).normal(size=(num, 3)).astype("float32")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
 def test_a_loaded_model_predicts_as_the_saved_one(options, tmp_path):
     model = make_model(**options)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(inputs(4)), model(inputs(4)))
-    assert loaded.layers[-1].get_config() == model.layers[-1].get_config()
+    assert as_json(loaded.layers[-1]) == as_json(model.layers[-1])
 
 
+@pytest.mark.core
 def test_a_config_holds_settings_and_json_holds_the_config():
     layer = make_model(**OPTIONS[2]).layers[-1]
-    config = json.loads(json.dumps(layer.get_config()))
-    twin = NeuralODE.from_config(config)
+    twin = NeuralODE.from_config(json.loads(as_json(layer)))
     assert twin.solver == layer.solver
     assert twin.gradient == layer.gradient
-    assert twin.get_config() == layer.get_config()
+    assert as_json(twin) == as_json(layer)
 
 
+@pytest.mark.core
 def test_weights_alone_can_be_saved(tmp_path):
     model = make_model()
     model.save_weights(tmp_path / "model.weights.h5")
@@ -107,7 +114,13 @@ np.savez(sys.argv[3], **result)
 """
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "layer in XLA"])
+@pytest.mark.parametrize(
+    "jit_compile",
+    [
+        pytest.param(False, id="graph", marks=pytest.mark.core),
+        pytest.param(True, id="layer in XLA"),
+    ],
+)
 @pytest.mark.parametrize("gradient", gradients.names())
 def test_an_exported_model_is_served_and_differentiated_without_the_package(
     gradient, jit_compile, tmp_path

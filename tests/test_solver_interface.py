@@ -28,6 +28,7 @@ def attempts(diagnostics):
     return int(diagnostics.num_accepted_steps + diagnostics.num_rejected_steps)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("solver", ADAPTIVE + FIXED)
 def test_every_solver_is_one_of_tfp(solver):
     assert isinstance(solver(), ode.Solver)
@@ -190,6 +191,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("solver", SETTINGS, ids=lambda solver: type(solver).__name__)
 def test_config_round_trip_gives_an_equal_solver(solver):
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(solver)))

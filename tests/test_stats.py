@@ -18,6 +18,7 @@ def tracked(mode="graph", **options):
     return model
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("mode", [*COMPILE, "compiled layer"])
 def test_evaluations_and_failures_are_in_the_history_and_the_results(mode):
     # Equal steps: 20 of 2 evaluations each.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import ops
 
 from tf_neuralode.solvers import checks
+
+Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
@@ -32,19 +36,19 @@ class Augment(keras.layers.Layer):
       [1] E. Dupont, A. Doucet, Y. W. Teh, Augmented neural ODEs, NeurIPS 2019.
     """
 
-    def __init__(self, dims: int, **kwargs):
+    def __init__(self, dims: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dims = checks.positive_integer("dims", dims)
         self.supports_masking = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> tf.Tensor:
         return ops.pad(inputs, [(0, 0)] * (len(inputs.shape) - 1) + [(0, self.dims)])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Shape:
         features = None if input_shape[-1] is None else input_shape[-1] + self.dims
         return (*input_shape[:-1], features)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dims": self.dims}
 
 
@@ -71,7 +75,7 @@ class ConcatTime(keras.layers.Layer):
         axis.
     """
 
-    def __init__(self, axis: int = -1, **kwargs):
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(axis, bool) or not isinstance(axis, int):
             raise TypeError(f"Argument axis must be an integer. Received: axis={axis!r}")
@@ -79,22 +83,23 @@ class ConcatTime(keras.layers.Layer):
             raise ValueError("Argument axis must not be the batch axis. Received: axis=0")
         self.axis = axis
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self._state_shape(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> tf.Tensor:
         t, y = inputs
         shape = [tf.shape(y)[i] if n is None else n for i, n in enumerate(y.shape)]
         shape[self.axis] = 1
         time = tf.broadcast_to(tf.reshape(t, [-1] + [1] * (len(y.shape) - 1)), shape)
         return tf.concat([tf.cast(time, y.dtype), y], axis=self.axis)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Shape:
         shape = list(self._state_shape(input_shape))
-        shape[self.axis] = None if shape[self.axis] is None else shape[self.axis] + 1
+        channels = shape[self.axis]
+        shape[self.axis] = None if channels is None else channels + 1
         return tuple(shape)
 
-    def _state_shape(self, shapes):
+    def _state_shape(self, shapes: Any) -> Shape:
         pair = len(shapes) == 2 and all(isinstance(shape, list | tuple) for shape in shapes)
         if not pair or tuple(shapes[0])[1:] != (1,):
             raise ValueError(
@@ -108,7 +113,7 @@ class ConcatTime(keras.layers.Layer):
                 f"Argument axis must be an axis of the state, of shape {tuple(shapes[1])}, behind "
                 f"the batch. Received: axis={self.axis}"
             )
-        return shapes[1]
+        return tuple(shapes[1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "axis": self.axis}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tf_neuralode import dynamics as dynamics_lib
 from tf_neuralode import gradients, regularizers, solvers
 from tf_neuralode.backward_count import counter_into
-from tf_neuralode.batch_solve import solve_batch
+from tf_neuralode.batch_solve import BatchSolution, solve_batch
 from tf_neuralode.call_times import CallTimes, call_times, check_call
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
+from tf_neuralode.solvers.diagnostics import Diagnostics
+from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.times import check_distinct, check_t_eval, check_t_span
 from tf_neuralode.xla import inside_xla
@@ -88,21 +92,21 @@ class NeuralODE(keras.layers.Layer):
     def __init__(
         self,
         dynamics: keras.layers.Layer,
-        t_span=(0.0, 1.0),
+        t_span: Sequence[float] | np.ndarray = (0.0, 1.0),
         *,
-        solver="dormand_prince",
-        gradient="adjoint",
+        solver: str | tfp.math.ode.Solver = "dormand_prince",
+        gradient: str | gradients.Gradient = "adjoint",
         rtol: Any = None,
         atol: Any = None,
-        t_eval=None,
+        t_eval: Sequence[float] | np.ndarray | None = None,
         return_sequences: bool = False,
         time_dependent: bool = False,
-        regularizer=None,
-        on_failure: str = "raise",
+        regularizer: regularizers.Regularizer | Sequence[regularizers.Regularizer] | None = None,
+        on_failure: Literal["raise", "nan"] = "raise",
         track_stats: bool = False,
         jit_compile: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         dynamics_lib.check_dynamics(dynamics)
         if on_failure not in _FAILURE_MODES:
@@ -151,18 +155,21 @@ class NeuralODE(keras.layers.Layer):
         # Made once and kept: a compiled function for each call would compile at each call.
         self._compiled_solve = tf.function(self._solve, jit_compile=True, autograph=False)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         check_distinct(self._knots, self.compute_dtype)
         dynamics_lib.build(
             self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
         )
         self.built = True
 
-    def call(self, y0, times=None, mask=None, training=None):
+    def call(
+        self, y0: Any, times: Any = None, mask: Any = None, training: bool | None = None
+    ) -> tf.Tensor:
         self._check_call(y0, times, mask)
         y0 = tf.cast(y0, self.compute_dtype)
+        chosen = None
         if times is not None:
-            times = call_times(times, mask, y0, self.t_span, strict=self.on_failure == "raise")
+            chosen = call_times(times, mask, y0, self.t_span, strict=self.on_failure == "raise")
         # Keras' own loops say True or False. A call by hand, or an export, says nothing, and has no
         # logs to appear in.
         logged = self.track_stats and training is not None
@@ -178,23 +185,32 @@ class NeuralODE(keras.layers.Layer):
         noise = None
         if training and any(one.needs_noise for one in self._regularizers):
             noise = regularizers.rademacher(y0, self._seed)
-        solution = solve(y0, times, params, constants, noise, counter, training=training)
+        solution = solve(y0, chosen, params, constants, noise, counter, training=training)
         dynamics.assign(solution.changed)
         if training and self._regularizers:
             self.add_loss(solution.cost)
         if logged:
             self._update_stats(solution.diagnostics)
-        states = self._chosen_rows(solution.rows, times)
+        states = self._chosen_rows(solution.rows, chosen)
         if self.on_failure == "raise":
             states = check_success(states, solution.finite, solution.diagnostics, self.name)
         return states
 
-    def _check_call(self, y0, times, mask):
+    def _check_call(self, y0: Any, times: Any, mask: Any) -> None:
         check_call(self.name, y0, times, mask, self.t_eval)
         # Keras hands over the state's own mask as well. It holds where the output has its axes.
         self._hands_mask_on = not self.return_sequences if times is None else mask is not None
 
-    def _solve(self, y0, times, params, constants, noise, counter, training):
+    def _solve(
+        self,
+        y0: tf.Tensor,
+        times: CallTimes | None,
+        params: State,
+        constants: State,
+        noise: tf.Tensor | None,
+        counter: tf.Tensor | None,
+        training: bool,
+    ) -> BatchSolution:
         return solve_batch(
             Dynamics(self.dynamics, self.time_dependent, training),
             y0,
@@ -210,34 +226,36 @@ class NeuralODE(keras.layers.Layer):
             direction=float(np.sign(self.t_span[1] - self.t_span[0])),
         )
 
-    def _chosen_rows(self, rows, times):
+    def _chosen_rows(self, rows: tf.Tensor, times: CallTimes | None) -> tf.Tensor:
         """What the layer returns of a solve's rows `(num_times + 1, batch, ...)`."""
         if times is None and not self.return_sequences:
             return rows[-1]
         wants_initial = times is None and len(self._knots) == len(self.t_eval or self.t_span)
         return tf.experimental.numpy.moveaxis(rows if wants_initial else rows[1:], 0, 1)
 
-    def _update_stats(self, diagnostics):
+    def _update_stats(self, diagnostics: Diagnostics) -> None:
         self._nfe.update_state(diagnostics.num_ode_fn_evaluations)
         self._failed_solves.update_state(tf.cast(diagnostics.status < 0, tf.float32))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         if not self.return_sequences:
             return tuple(input_shape)
         num_times = 2 if self.t_eval is None else len(self.t_eval)
         return (input_shape[0], num_times, *input_shape[1:])
 
-    def compute_output_spec(self, y0, times=None, mask=None, training=None):
+    def compute_output_spec(
+        self, y0: Any, times: Any = None, mask: Any = None, training: bool | None = None
+    ) -> keras.KerasTensor:
         self._check_call(y0, times, mask)
         shape = self.compute_output_shape(y0.shape)
         if times is not None:
             shape = (y0.shape[0], times.shape[-1], *y0.shape[1:])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         return previous_mask if self._hands_mask_on else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
             "dynamics": keras.saving.serialize_keras_object(self.dynamics),
             "t_span": self.t_span,
@@ -256,7 +274,7 @@ class NeuralODE(keras.layers.Layer):
         return {**super().get_config(), **config}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> NeuralODE:
         config = dict(config)
         for name in ("dynamics", "solver", "gradient", "regularizer"):
             if isinstance(config.get(name), dict | list):

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tf_neuralode import gradients, solvers
 from tf_neuralode.gradients.gradient import Problem
 from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.solvers.flat_state import FlatState, solve_dtype
+from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.times import checked
 
 
@@ -22,8 +24,8 @@ def odeint(
     t: Any,
     params: Any = None,
     *,
-    solver="dormand_prince",
-    gradient="adjoint",
+    solver: str | tfp.math.ode.Solver = "dormand_prince",
+    gradient: str | gradients.Gradient = "adjoint",
     rtol: Any = None,
     atol: Any = None,
     dense_output: bool = False,
@@ -67,12 +69,22 @@ def odeint(
     return solve(f, y0, t, params, solver, gradients.get(gradient), dense_output, backward_counter)
 
 
-def _solve(f, y0, t, params, solver, gradient, dense_output, backward_counter) -> Results:
+def _solve(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Any,
+    params: Any,
+    solver: tfp.math.ode.Solver,
+    gradient: gradients.Gradient,
+    dense_output: bool,
+    backward_counter: tf.Tensor | tf.Variable | None,
+) -> Results:
     flat = FlatState(y0)
     times = _times(t, flat.time_dtype)
     param_leaves, flat_f = _flatten_params(f, params, flat)
     differentiable_times = tf.is_tensor(t) or isinstance(t, tf.Variable)
-    y0_leaves, finish_rows = flat.leaves, lambda rows: rows
+    y0_leaves = flat.leaves
+    finish_rows: Callable[[State], State] = lambda rows: rows
     if differentiable_times:
         y0_leaves, finish_rows = attach_times(flat_f, times, y0_leaves, param_leaves)
         times = tf.stop_gradient(times)
@@ -91,12 +103,14 @@ def _solve(f, y0, t, params, solver, gradient, dense_output, backward_counter) -
             keep_steps=dense_output,
         )
     )
-    dense = DenseSolution.from_steps(solution.steps, flat.pack) if dense_output else None
+    dense = None
+    if solution.steps is not None:
+        dense = DenseSolution.from_steps(solution.steps, flat.pack)
     states = flat.pack(finish_rows(solution.rows))
     return Results(times, states, solution.diagnostics, dense)
 
 
-def _times(t, dtype: tf.DType) -> tf.Tensor:
+def _times(t: Any, dtype: tf.DType) -> tf.Tensor:
     """The output times as a checked tensor."""
     received = f"Received: t={t}"
     if not tf.is_tensor(t) and not isinstance(t, tf.Variable):
@@ -120,7 +134,9 @@ def _times(t, dtype: tf.DType) -> tf.Tensor:
     return checked(times, monotone, message, f"t={t}", times)
 
 
-def _flatten_params(f, params, flat: FlatState):
+def _flatten_params(
+    f: Callable[..., Any], params: Any, flat: FlatState
+) -> tuple[State, Callable[[tf.Tensor, State, State], State]]:
     """The parameters that can have gradients, and f on flat lists of state and of those."""
     structure = () if params is None else tf.nest.map_structure(tf.convert_to_tensor, params)
     leaves = tf.nest.flatten(structure)
@@ -128,7 +144,7 @@ def _flatten_params(f, params, flat: FlatState):
     # Gradients are sums over many steps, which 16 bits would round away.
     held = [tf.cast(leaves[i], solve_dtype(leaves[i].dtype)) for i in differentiable]
 
-    def flat_f(t, y, values):
+    def flat_f(t: tf.Tensor, y: State, values: State) -> State:
         if params is None:
             return flat.flat_fn(f)(t, y)
         # Integer parameters, seeds for example, are constants of the solve.

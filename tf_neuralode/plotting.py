@@ -115,7 +115,7 @@ def phase_portrait(
             f"Received: xlim={xlim}, ylim={ylim}"
         )
     limits = [
-        _extent(paths[..., i]) if given is None else given for i, given in enumerate((xlim, ylim))
+        _extent(states[..., i]) if given is None else given for i, given in enumerate((xlim, ylim))
     ]
     x, y = np.meshgrid(*[np.linspace(low, high, num_arrows) for low, high in limits])
     dtype = tf.float32 if paths is None else tf.as_dtype(paths.dtype)
@@ -124,7 +124,12 @@ def phase_portrait(
     unit = slopes / np.where(speed > 0, speed, 1.0)[..., np.newaxis]
 
     ax = _axes(ax)
-    style = {"pivot": "mid", "scale": 1.2 * num_arrows, "scale_units": "width", "cmap": "viridis"}
+    style: dict[str, Any] = {
+        "pivot": "mid",
+        "scale": 1.2 * num_arrows,
+        "scale_units": "width",
+        "cmap": "viridis",
+    }
     # angles="xy": tangent to the trajectories, whatever the aspect of the axes.
     arrows = ax.quiver(x, y, *np.moveaxis(unit, -1, 0), speed, angles="xy", **style)
     ax.figure.colorbar(arrows, ax=ax, label="|f|")
@@ -176,7 +181,8 @@ def evaluations(history: Any, *, ax: Axes | None = None, **line_options: Any) ->
 
     Args:
       history: What `model.fit` returned, or its dictionary `history.history`, of a model with a
-        `NeuralODE(..., track_stats=True)`. All its entries with `nfe` in their names are drawn.
+        `NeuralODE(..., track_stats=True)`. Its entries `nfe`, `val_nfe` and the like are
+        drawn, those of backward passes not.
       ax: Axes to draw into.
       **line_options: Passed to `Axes.plot`.
 
@@ -185,7 +191,8 @@ def evaluations(history: Any, *, ax: Axes | None = None, **line_options: Any) ->
       ValueError: if the history has no such entry.
     """
     logs: Mapping[str, Sequence[float]] = getattr(history, "history", history)
-    names = [name for name in logs if "nfe" in name.split("_")]
+    words = {name: name.split("_") for name in logs}
+    names = [name for name in logs if "nfe" in words[name] and "backward" not in words[name]]
     if not names:
         raise ValueError(
             "Argument history must hold numbers of evaluations: train with NeuralODE(..., "
@@ -196,7 +203,7 @@ def evaluations(history: Any, *, ax: Axes | None = None, **line_options: Any) ->
         epochs = np.arange(1, len(logs[name]) + 1)
         ax.plot(epochs, logs[name], **{"marker": ".", "label": name, **line_options})
     ax.set(xlabel="epoch", ylabel="evaluations of f in a forward pass")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.legend()
     return ax
 
@@ -213,7 +220,9 @@ def _axes(ax: Axes | None) -> Axes:
     return Figure(layout="constrained").subplots()
 
 
-def _time_first(times: np.ndarray, states: np.ndarray, batch_first: bool):
+def _time_first(
+    times: np.ndarray, states: np.ndarray, batch_first: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """States with time first, and times that broadcast against them."""
     received = f"Received: times of shape {times.shape}, states of shape {states.shape}"
     if not batch_first:
@@ -238,7 +247,7 @@ def _extent(values: np.ndarray) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _slopes(f, t: tf.Tensor, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _slopes(f: Callable[..., Any], t: tf.Tensor, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The field on a grid, `(*x.shape, 2)`."""
     if isinstance(f, NeuralODE):
         dynamics = Dynamics(f.dynamics, f.time_dependent, training=False)

@@ -30,7 +30,7 @@ class Regularizer:
     # Whether `rate` reads the product of a random vector with the Jacobian.
     needs_noise = False
 
-    def __init__(self, strength: float = 0.01):
+    def __init__(self, strength: float = 0.01) -> None:
         self.strength = checks.inside("strength", strength, 0, float("inf"))
 
     def rate(self, slope: tf.Tensor, noise_times_jacobian: tf.Tensor | None) -> tf.Tensor:
@@ -54,7 +54,7 @@ class Regularizer:
         """The regularizer that `get_config` describes."""
         return cls(**config)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}(strength={self.strength!r})"
 
 
@@ -70,7 +70,7 @@ class KineticEnergy(Regularizer):
           regularization, ICML 2020.
     """
 
-    def rate(self, slope, noise_times_jacobian=None):
+    def rate(self, slope: tf.Tensor, noise_times_jacobian: tf.Tensor | None = None) -> tf.Tensor:
         return _sum_of_squares(slope)
 
 
@@ -92,7 +92,7 @@ class JacobianNorm(Regularizer):
 
     needs_noise = True
 
-    def rate(self, slope, noise_times_jacobian):
+    def rate(self, slope: tf.Tensor, noise_times_jacobian: tf.Tensor | None) -> tf.Tensor:
         return _sum_of_squares(noise_times_jacobian)
 
 
@@ -100,7 +100,7 @@ def _sum_of_squares(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.square(x), axis=list(range(1, x.shape.rank)))
 
 
-def as_list(regularizer) -> list[Regularizer]:
+def as_list(regularizer: Regularizer | Sequence[Regularizer] | None) -> list[Regularizer]:
     """The argument `regularizer` of a layer, `None`, one or several, as a list.
 
     Raises:
@@ -108,7 +108,9 @@ def as_list(regularizer) -> list[Regularizer]:
     """
     if regularizer is None:
         return []
-    given = list(regularizer) if isinstance(regularizer, list | tuple) else [regularizer]
+    given: list[Any] = [regularizer]
+    if isinstance(regularizer, list | tuple):
+        given = list(regularizer)
     if not all(isinstance(one, Regularizer) for one in given):
         raise TypeError(
             "Argument regularizer must be one of tf_neuralode.regularizers, or a list of them. "
@@ -138,7 +140,7 @@ def with_cost(
       direction: 1 if time runs forwards, -1 if it runs backwards.
     """
 
-    def field(t, state, params):
+    def field(t: tf.Tensor, state: tuple, params: Any) -> tuple:
         y, _ = state
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(y)

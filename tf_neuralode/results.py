@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tf_neuralode.solvers import interpolation
+from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.recording import StepHistory
 from tf_neuralode.solvers.runge_kutta import State
 
@@ -35,7 +37,7 @@ class DenseSolution:
         """From the steps that a solve kept."""
         return cls(steps.times, pack(steps.states), steps.num_accepted, steps.dense, pack)
 
-    def evaluate(self, t) -> Any:
+    def evaluate(self, t: Any) -> Any:
         """The state at the times `t`, a scalar or `(num,)`: each leaf `(*t.shape, *leaf.shape)`.
 
         NaN at times outside the interval that was solved. Not differentiable.
@@ -75,5 +77,5 @@ class Results(NamedTuple):
 
     times: tf.Tensor
     states: Any
-    diagnostics: Any
+    diagnostics: Diagnostics | tfp.math.ode.Diagnostics
     solution: DenseSolution | None = None

@@ -59,8 +59,8 @@ def solve_at_sample_times(
 
     def forward(knots, probe, *inputs):
         # What is recorded of the forward pass is nothing: the backward pass solves again.
-        knots, *inputs = [tf.stop_gradient(x) for x in (knots, *inputs)]
-        y0, params = list(inputs[:num_leaves]), list(inputs[num_leaves:])
+        knots, *constants = [tf.stop_gradient(x) for x in (knots, *inputs)]
+        y0, params = constants[:num_leaves], constants[num_leaves:]
         rows, step_sizes, diagnostics = segments.solve(y0, knots, params)
         return [*rows, *diagnostics], (rows, step_sizes, knots, params)
 

@@ -33,7 +33,7 @@ def names() -> tuple[str, ...]:
     return tuple(_BY_NAME)
 
 
-def get(identifier) -> Gradient:
+def get(identifier: str | Gradient) -> Gradient:
     """The gradient that a name or an object stands for.
 
     Raises:

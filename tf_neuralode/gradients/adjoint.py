@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
 from tf_neuralode.gradients.closure import first_slope
 from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
 from tf_neuralode.gradients.vjp import once_differentiable
+from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
 
@@ -35,7 +39,7 @@ class Adjoint(BackwardTolerances, Gradient):
       [2] P. Kidger et al., "Hey, that's not an ODE": faster ODE adjoints via seminorms, ICML 2021.
     """
 
-    def check_solver(self, solver):
+    def check_solver(self, solver: tfp.math.ode.Solver) -> None:
         if not isinstance(solver, RungeKutta) and (self._rtol, self._atol) != (None, None):
             raise ValueError(
                 "Arguments rtol and atol of gradients.Adjoint need a solver of "
@@ -65,7 +69,9 @@ class Adjoint(BackwardTolerances, Gradient):
         if slope is not None:
             constants["first_slope"] = tuple(slope)
 
-        def ode_fn(t, y, probe, params=(), first_slope=()):
+        def ode_fn(
+            t: tf.Tensor, y: Any, probe: tf.Tensor, params: Any = (), first_slope: Any = ()
+        ) -> Any:
             del probe, first_slope
             y = narrow_state(tf.nest.flatten(y))
             return problem.pack(widen_state(problem.f(t, y, narrow(params))))
@@ -83,11 +89,13 @@ class Adjoint(BackwardTolerances, Gradient):
         return Solution(rows, results.diagnostics, steps)
 
 
-def _casts(tensors: State, dtype: tf.DType):
+def _casts(
+    tensors: State, dtype: tf.DType
+) -> tuple[Callable[[State], State], Callable[[State], State]]:
     """Functions that give real tensors `dtype`, and that give them back their own dtypes."""
     own = [x.dtype for x in tensors]
 
-    def cast(tensors, dtypes):
+    def cast(tensors: State, dtypes: Sequence[tf.DType]) -> State:
         return [
             x if old.is_complex else tf.cast(x, new)
             for x, old, new in zip(tensors, own, dtypes, strict=True)
@@ -96,7 +104,7 @@ def _casts(tensors: State, dtype: tf.DType):
     return lambda xs: cast(xs, [dtype] * len(own)), lambda xs: cast(xs, own)
 
 
-def _report_evaluations(augmented_state, diagnostics):
+def _report_evaluations(augmented_state: tuple, diagnostics: Diagnostics) -> tuple:
     """Adds the evaluations of a backward solve to the probe, whose derivative is 0 otherwise.
 
     TFP drops the diagnostics of its backward solves; this is the way out that works in every mode.

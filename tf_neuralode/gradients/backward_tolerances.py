@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tf_neuralode.solvers import AdaptiveRungeKutta, checks
 from tf_neuralode.solvers.solver import RungeKutta
 
@@ -13,7 +15,7 @@ class BackwardTolerances:
       rtol, atol: Tolerances of the backward solve, positive; the solver's own if `None`.
     """
 
-    def __init__(self, rtol=None, atol=None):
+    def __init__(self, rtol: Any = None, atol: Any = None) -> None:
         self._rtol = None if rtol is None else checks.tolerance("rtol", rtol)
         self._atol = None if atol is None else checks.tolerance("atol", atol)
 
@@ -28,6 +30,6 @@ class BackwardTolerances:
             )
         return solver.copy(**changes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         plain = lambda value: None if value is None else checks.plain(value)
         return {"rtol": plain(self._rtol), "atol": plain(self._atol)}

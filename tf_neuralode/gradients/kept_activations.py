@@ -10,7 +10,7 @@ from tf_neuralode.gradients.gradient import Problem, Solution
 from tf_neuralode.results import DenseSolution
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import diagnostics
-from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes
+from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, Recorder
 from tf_neuralode.solvers.runge_kutta import Attempt, PerAttempt, State
 
 
@@ -66,7 +66,7 @@ def solve_keeping_activations(problem: Problem) -> Solution:
     # Where all attempts are rejected their gates would make the parameters' gradients zero.
     verdict = _Gate(otherwise=float("nan"))
     dense = problem.has_interior_times or problem.keep_steps
-    recorder = OutputTimes(times)
+    recorder: Recorder = OutputTimes(times)
     if dense:
         recorder = AcceptedSteps(solver.max_num_steps, solver.method.num_coefficients)
     result = solver.integrate(

@@ -51,7 +51,8 @@ def step_vjp(
     """
     h = t_next - t
     nodes, rows, weights = _stages(method, dense=d_dense is not None)
-    slopes, pullbacks = [], []
+    slopes: list[State] = []
+    pullbacks = []
     for c, row in zip(nodes, rows, strict=True):
         stage_state = advanced(y, h, row, slopes) if slopes else y
         stage_time = t_next if c == 1 else t + tf.constant(c, t.dtype) * h

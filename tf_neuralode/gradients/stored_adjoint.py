@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -58,11 +58,11 @@ class StoredAdjoint(BackwardTolerances, Gradient):
         equation again, segment by segment, where there are more. If false all are kept.
     """
 
-    def __init__(self, rtol=None, atol=None, checkpoint=True):
+    def __init__(self, rtol: Any = None, atol: Any = None, checkpoint: bool = True) -> None:
         super().__init__(rtol, atol)
         self._checkpoint = bool(checkpoint)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "checkpoint": self._checkpoint}
 
     def solve(self, problem: Problem) -> Solution:

@@ -136,7 +136,7 @@ class Checkpoints(Recorder):
         times = tf.TensorArray(t0.dtype, size, element_shape=[], clear_after_read=False)
         # One slot more, where the states go that are no segment's first.
         starts = write(state_arrays(y0, self._num_segments + 1), 0, y0)
-        leading = (None,) if self.needs_dense else ()
+        leading: tuple[None, ...] = (None,) if self.needs_dense else ()
         return times.write(0, t0), starts, state_arrays(y0, self.segment_size, leading)
 
     def record(self, saved, step: Step):

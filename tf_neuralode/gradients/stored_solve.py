@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_neuralode.gradients.closure import first_slope
 from tf_neuralode.gradients.gradient import Problem, Solution
-from tf_neuralode.gradients.stored_solution import Checkpoints
+from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.vjp import with_backward
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers import status as status_codes
@@ -76,7 +76,9 @@ class OutputCotangents:
         return tf.while_loop(lambda i, _: inside(i), add, (index, zeros))
 
 
-Backward = Callable[[Problem, object, OutputCotangents, list], tuple[State, list, tf.Tensor]]
+Backward = Callable[
+    [Problem, StoredSolution, OutputCotangents, list], tuple[State, list, tf.Tensor]
+]
 
 
 def solve_and_store(

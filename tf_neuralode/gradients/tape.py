@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -10,11 +12,13 @@ from tf_neuralode.gradients.kept_activations import solve_keeping_activations
 from tf_neuralode.gradients.step_vjp import step_vjp
 from tf_neuralode.gradients.stored_solution import (
     Checkpoints,
+    Segment,
     StoredSolution,
     num_evaluations_of_replay,
 )
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
 from tf_neuralode.solvers.recording import read
+from tf_neuralode.solvers.runge_kutta import State
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
@@ -36,11 +40,11 @@ class Tape(Gradient):
         and under XLA with `max_num_steps`, which then should be small.
     """
 
-    def __init__(self, checkpoint: bool = True):
+    def __init__(self, checkpoint: bool = True) -> None:
         self._checkpoint = bool(checkpoint)
         self.keeps_activations = not self._checkpoint
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"checkpoint": self._checkpoint}
 
     def solve(self, problem: Problem) -> Solution:
@@ -51,14 +55,23 @@ class Tape(Gradient):
         return solve_and_store(problem, checkpoints, _backward, type(self).__name__)
 
 
-def _backward(problem: Problem, stored: StoredSolution, cotangents: OutputCotangents, sources):
+def _backward(
+    problem: Problem, stored: StoredSolution, cotangents: OutputCotangents, sources: list
+) -> tuple[State, State, tf.Tensor]:
     """Gradients of y0 and of `sources`, and the number of evaluations of f."""
     method = problem.solver.method
     # A step's dense solution matters only where the loss sees it.
     dense = problem.has_interior_times
     f = lambda t, y: problem.f(t, y, problem.params)
 
-    def step(n, adjoint_state, d_sources, segment, next_output, num_evaluations):
+    def step(
+        n: tf.Tensor,
+        adjoint_state: State,
+        d_sources: State,
+        segment: Segment,
+        next_output: tf.Tensor,
+        num_evaluations: tf.Tensor,
+    ) -> tuple:
         index, position = n // stored.segment_size, n % stored.segment_size
         enters = (position == stored.segment_size - 1) | (n == stored.num_steps - 1)
         segment, resolved = stored.resolve(enters, index, segment, method, f, dense=False)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
 
 
-def _inner_product(a: State, b: State, dtype: tf.DType) -> tf.Tensor:
+def _inner_product(a: Sequence[tf.Tensor], b: State, dtype: tf.DType) -> tf.Tensor:
     products = [tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)]
     return tf.add_n([tf.cast(product, dtype) for product in products])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import keras
 import tensorflow_probability as tfp
@@ -64,7 +65,9 @@ def names() -> tuple[str, ...]:
     return tuple(_BY_NAME)
 
 
-def get(identifier, rtol=None, atol=None) -> tfp.math.ode.Solver:
+def get(
+    identifier: str | tfp.math.ode.Solver, rtol: Any = None, atol: Any = None
+) -> tfp.math.ode.Solver:
     """The solver that a name or an object stands for.
 
     Args:
@@ -99,7 +102,7 @@ def get(identifier, rtol=None, atol=None) -> tfp.math.ode.Solver:
     return identifier
 
 
-def serialize(identifier) -> str | dict:
+def serialize(identifier: str | tfp.math.ode.Solver) -> str | dict[str, Any]:
     """What `keras.saving.deserialize_keras_object` or `get` makes the solver from again.
 
     Raises:

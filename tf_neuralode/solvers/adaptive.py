@@ -155,7 +155,8 @@ def _attempt(method, settings, f, t0, t1, direction, recorders, p: _Progress) ->
     next_h, status = _judge(settings, t0, t1, p, h, last, error, accepted)
     next_h, t_next = tf.stop_gradient(next_h), tf.stop_gradient(t_next)
 
-    dense, num_extra = None, 0
+    dense: State = []
+    num_extra = 0
     if any(recorder.needs_dense for recorder in recorders):
         dense = method.dense_coefficients_if(accepted, f, taken, p.t, t_next, y)
         num_extra = len(method.extra_nodes)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tf_neuralode.solvers import adaptive, checks
 from tf_neuralode.solvers.integration import Integration
+from tf_neuralode.solvers.recording import Recorder
+from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.solvers.step_size import StepSizeController, Tolerances, rms_norm
 
@@ -43,20 +46,20 @@ class AdaptiveRungeKutta(RungeKutta):
 
     def __init__(
         self,
-        rtol=1e-3,
-        atol=1e-6,
-        first_step_size=None,
-        max_num_steps=1000,
+        rtol: Any = 1e-3,
+        atol: Any = 1e-6,
+        first_step_size: float | None = None,
+        max_num_steps: int = 1000,
         *,
-        safety_factor=0.9,
-        min_step_size_factor=0.2,
-        max_step_size_factor=10.0,
-        max_step_size=None,
-        norm=None,
-        make_adjoint_solver_fn=None,
-        validate_args=False,
-        name=None,
-    ):
+        safety_factor: float = 0.9,
+        min_step_size_factor: float = 0.2,
+        max_step_size_factor: float = 10.0,
+        max_step_size: float | None = None,
+        norm: Callable[[Any], tf.Tensor] | None = None,
+        make_adjoint_solver_fn: Callable[[], tfp.math.ode.Solver] | None = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             make_adjoint_solver_fn=make_adjoint_solver_fn,
             validate_args=validate_args,
@@ -77,15 +80,15 @@ class AdaptiveRungeKutta(RungeKutta):
         self._norm = checks.optional_function("norm", norm)
 
     @property
-    def max_num_steps(self):
+    def max_num_steps(self) -> int:
         """The most steps that a solve can take."""
         return self._max_num_steps
 
-    def with_seminorm(self, num_parts):
+    def with_seminorm(self, num_parts: int) -> AdaptiveRungeKutta:
         """As in `RungeKutta`, with one tolerance for all components: the smallest."""
         norm = self._norm or _rms
 
-        def seminorm(augmented):
+        def seminorm(augmented: Any) -> tf.Tensor:
             squares = [norm(part) ** 2 for part in augmented[:num_parts]]
             # Of parts of one size, so this is the RMS over all of them if `norm` is an RMS.
             return tf.sqrt(tf.add_n(squares) / num_parts)
@@ -98,7 +101,14 @@ class AdaptiveRungeKutta(RungeKutta):
         return self.copy(norm=norm)
 
     def integrate(
-        self, f, t0, t1, y0, recorders=(), pack=list, previous_step_size=None
+        self,
+        f: OdeFn,
+        t0: tf.Tensor,
+        t1: tf.Tensor,
+        y0: State,
+        recorders: Sequence[Recorder] = (),
+        pack: Callable[[State], Any] = list,
+        previous_step_size: tf.Tensor | None = None,
     ) -> Integration:
         """As in `RungeKutta`, by the adaptive loop."""
         norm = self._norm or _rms
@@ -131,7 +141,7 @@ class AdaptiveRungeKutta(RungeKutta):
             self._first_slope,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor; a solver with functions among them has none.
 
         Raises:
@@ -152,11 +162,11 @@ class AdaptiveRungeKutta(RungeKutta):
         }
 
 
-def _rms(nest) -> tf.Tensor:
+def _rms(nest: Any) -> tf.Tensor:
     return rms_norm(tf.nest.flatten(nest))
 
 
-def _smallest(tolerance):
+def _smallest(tolerance: Any) -> Any:
     leaves = tf.nest.flatten(tolerance)
     if any(tf.is_tensor(leaf) for leaf in leaves):
         return tf.reduce_min([tf.reduce_min(leaf) for leaf in leaves])

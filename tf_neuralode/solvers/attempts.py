@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_neuralode.solvers.flat_state import FlatState
-from tf_neuralode.solvers.recording import Recorder
+from tf_neuralode.solvers.recording import Recorder, Step
+from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
 
 
@@ -32,7 +33,7 @@ class _Attempts(Recorder):
     def __init__(self, max_num_steps: int):
         self._max_num_steps = max_num_steps
 
-    def start(self, t0, y0):
+    def start(self, t0: tf.Tensor, y0: State) -> Any:
         del y0
         dtypes = (t0.dtype, t0.dtype, tf.bool)
         arrays = [tf.TensorArray(dtype, self._max_num_steps, element_shape=[]) for dtype in dtypes]
@@ -40,19 +41,19 @@ class _Attempts(Recorder):
         empty = (t0, tf.zeros_like(t0), tf.constant(False))
         return tf.constant(0), [a.write(0, x) for a, x in zip(arrays, empty, strict=True)]
 
-    def record(self, saved, step):
+    def record(self, saved: Any, step: Step) -> Any:
         count, arrays = saved
         row = (step.t, step.t_next - step.t, step.accepted)
         return count + 1, [a.write(count, x) for a, x in zip(arrays, row, strict=True)]
 
-    def finish(self, saved, t, y, num_accepted):
+    def finish(self, saved: Any, t: tf.Tensor, y: State, num_accepted: tf.Tensor) -> AttemptedSteps:
         del t, y, num_accepted
         count, arrays = saved
         return AttemptedSteps(*[array.stack()[:count] for array in arrays])
 
 
 def attempted_steps(
-    solver: RungeKutta, f: Callable[[tf.Tensor, Any], Any], y0: Any, t_span
+    solver: RungeKutta, f: Callable[[tf.Tensor, Any], Any], y0: Any, t_span: Sequence[float]
 ) -> AttemptedSteps:
     """Solves dy/dt = f(t, y) once and returns every attempt at a step.
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import collections
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode.solvers.integration import Integration
 
-_diagnostics_fields = collections.namedtuple(
-    "Diagnostics",
-    [
-        "num_ode_fn_evaluations",
-        "num_jacobian_evaluations",
-        "num_matrix_factorizations",
-        "num_accepted_steps",
-        "num_rejected_steps",
-        "final_time",
-        "status",
-    ],
-)
+
+class _Fields(NamedTuple):
+    num_ode_fn_evaluations: tf.Tensor
+    num_jacobian_evaluations: tf.Tensor
+    num_matrix_factorizations: tf.Tensor
+    num_accepted_steps: tf.Tensor
+    num_rejected_steps: tf.Tensor
+    final_time: tf.Tensor
+    status: tf.Tensor
 
 
-class Diagnostics(_diagnostics_fields, tfp.math.ode.Diagnostics):
+class Diagnostics(_Fields, tfp.math.ode.Diagnostics):
     """What a solve did.
 
     Attributes:

@@ -66,7 +66,7 @@ def integrate(
             num_evaluations = method.num_evaluations_per_step + len(method.extra_nodes)
         else:
             y1, k0 = method.advance(f, p.t, t_next, p.y), []
-            coefficients, num_evaluations = None, method.num_evaluations_to_advance
+            coefficients, num_evaluations = [], method.num_evaluations_to_advance
         described = Step(n, p.t, t_next, p.y, y1, tf.constant(True), coefficients)
         saved = tuple(r.record(s, described) for r, s in zip(recorders, p.saved, strict=True))
         num_evaluations += p.num_evaluations

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tf_neuralode.solvers import checks, fixed
 from tf_neuralode.solvers.integration import Integration
+from tf_neuralode.solvers.recording import Recorder
+from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.solvers.solver import RungeKutta
 
 
@@ -24,8 +30,13 @@ class FixedStepRungeKutta(RungeKutta):
     """
 
     def __init__(
-        self, num_steps=20, *, make_adjoint_solver_fn=None, validate_args=False, name=None
-    ):
+        self,
+        num_steps: int = 20,
+        *,
+        make_adjoint_solver_fn: Callable[[], tfp.math.ode.Solver] | None = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             make_adjoint_solver_fn=make_adjoint_solver_fn,
             validate_args=validate_args,
@@ -33,18 +44,25 @@ class FixedStepRungeKutta(RungeKutta):
         )
         self._num_steps = checks.positive_integer("num_steps", num_steps)
 
-    def initial_step_size(self, span):
+    def initial_step_size(self, span: tf.Tensor) -> tf.Tensor:
         """Of the equal steps over the whole of `span`."""
         equal = span / tf.cast(self._num_steps, span.dtype)
         return equal if self._start_step_size is None else self._start_step_size
 
     @property
-    def max_num_steps(self):
+    def max_num_steps(self) -> int:
         """The number of steps of a solve."""
         return self._num_steps
 
     def integrate(
-        self, f, t0, t1, y0, recorders=(), pack=list, previous_step_size=None
+        self,
+        f: OdeFn,
+        t0: tf.Tensor,
+        t1: tf.Tensor,
+        y0: State,
+        recorders: Sequence[Recorder] = (),
+        pack: Callable[[State], Any] = list,
+        previous_step_size: tf.Tensor | None = None,
     ) -> Integration:
         """As in `RungeKutta`, by the loop of equal steps."""
         del pack
@@ -58,7 +76,7 @@ class FixedStepRungeKutta(RungeKutta):
             num_steps = tf.where(previous_step_size > 0, parts, num_steps)
         return fixed.integrate(self.method, f, t0, t1, y0, num_steps, recorders)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor.
 
         Raises:

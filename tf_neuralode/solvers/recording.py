@@ -25,7 +25,7 @@ class Step:
       t, t_next: Its ends.
       y, y1: The states there (y1 counts only if the step is accepted).
       accepted: Boolean scalar.
-      dense: The step's dense solution, see `interpolation`; `None` if no recorder asks for it.
+      dense: The step's dense solution, see `interpolation`; empty if no recorder asks for it.
     """
 
     index: tf.Tensor
@@ -34,7 +34,7 @@ class Step:
     y: State
     y1: State
     accepted: tf.Tensor
-    dense: State | None
+    dense: State
 
 
 class Recorder:
@@ -57,7 +57,7 @@ class Recorder:
         return saved
 
 
-def state_arrays(y: State, size, leading: tuple[int, ...] = ()) -> list[tf.TensorArray]:
+def state_arrays(y: State, size, leading: tuple[int | None, ...] = ()) -> list[tf.TensorArray]:
     """A `TensorArray` for each leaf, whose items have the leaf's shape behind `leading`."""
     return [
         tf.TensorArray(x.dtype, size, element_shape=[*leading, *x.shape], clear_after_read=False)
@@ -91,7 +91,7 @@ class OutputTimes(Recorder):
         self._num = tf.shape(times)[0] if times.shape[0] is None else times.shape[0]
         # Two times are the ends, which need no interpolation; then there is nothing to record.
         self.needs_dense = times.shape[0] is None or times.shape[0] > 2
-        self._y0: State | None = None
+        self._y0: State = []
 
     def start(self, t0, y0):
         """The rows, all of them NaN."""

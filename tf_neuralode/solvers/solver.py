@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,9 @@ from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, Recorder, StepHistory
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.solvers.tableau import ButcherTableau
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class InternalState(NamedTuple):
@@ -55,13 +58,18 @@ class RungeKutta(tfp.math.ode.Solver):
     extra_rows: tuple[tuple[float, ...], ...] = ()
     b_err_low: tuple[float, ...] | None = None
 
-    def __init__(self, make_adjoint_solver_fn, validate_args, name):
+    def __init__(
+        self,
+        make_adjoint_solver_fn: Callable[[], tfp.math.ode.Solver] | None,
+        validate_args: bool,
+        name: str | None,
+    ) -> None:
         self._custom_adjoint = make_adjoint_solver_fn is not None
         # Set on copies only, by the gradients; see there.
         self._keep_steps = False
-        self._backward_span = None
-        self._first_slope = None
-        self._start_step_size = None
+        self._backward_span: tf.Tensor | None = None
+        self._first_slope: State | None = None
+        self._start_step_size: tf.Tensor | None = None
         self._finish_states = lambda states, diagnostics: states
         super().__init__(
             make_adjoint_solver_fn=make_adjoint_solver_fn or self.for_adjoint,
@@ -153,7 +161,7 @@ class RungeKutta(tfp.math.ode.Solver):
         except ValueError:
             return None
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if self is other:
             return True
         if type(self) is not type(other):
@@ -162,15 +170,15 @@ class RungeKutta(tfp.math.ode.Solver):
         settings = self._settings()
         return settings is not None and settings == other._settings()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         settings = self._settings()
         return object.__hash__(self) if settings is None else hash((type(self), str(settings)))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         settings = (self._settings() or {}).items()
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings)})"
 
-    def copy(self, **changes) -> RungeKutta:
+    def copy(self, **changes: Any) -> Self:
         """The same solver with other settings, given by the names of the constructor."""
         twin = copy.copy(self)
         for name, value in changes.items():
@@ -196,6 +204,7 @@ class RungeKutta(tfp.math.ode.Solver):
         flat = FlatState(initial_state, "initial_state")
         t0 = tf.cast(initial_time, flat.time_dtype)
         by_solver = isinstance(solution_times, tfp.math.ode.ChosenBySolver)
+        recorder: Recorder
         if by_solver:
             t1 = tf.cast(solution_times.final_time, flat.time_dtype)
             recorder = AcceptedSteps(self.max_num_steps)

@@ -5,7 +5,7 @@ Reference: Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -40,7 +40,7 @@ def _flatten_up_to(structure, value) -> list:
     if not tf.nest.is_nested(structure):
         raise ValueError("a single tensor has no structure")
     places = tf.nest.pack_sequence_as(structure, range(len(tf.nest.flatten(structure))))
-    found = {}
+    found: dict[int, Any] = {}
     keras.tree.map_structure_up_to(places, found.__setitem__, places, value)
     return [found[place] for place in sorted(found)]
 

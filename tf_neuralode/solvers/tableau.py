@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -40,9 +41,9 @@ class ButcherTableau:
     b: tuple[float, ...]
     b_err: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
 
-        def as_floats(row):
+        def as_floats(row: Sequence[float]) -> tuple[float, ...]:
             return tuple(float(x) for x in row)
 
         object.__setattr__(self, "c", as_floats(self.c))
@@ -53,7 +54,7 @@ class ButcherTableau:
         self._check_lengths()
         self._check_sums()
 
-    def _check_lengths(self):
+    def _check_lengths(self) -> None:
         num_stages = len(self.c)
         lengths = {"a": len(self.a), "b": len(self.b)}
         if self.b_err is not None:
@@ -71,7 +72,7 @@ class ButcherTableau:
                     f"Received: row {i} with {len(row)} items"
                 )
 
-    def _check_sums(self):
+    def _check_sums(self) -> None:
         if any(not 0 <= node <= 1 for node in self.c) or self.c[0] != 0:
             raise ValueError(
                 f"Tableau nodes c must start at 0 and lie in [0, 1]. Received: {self.c}"
