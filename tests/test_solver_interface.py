@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from modes import MODES, in_mode
 
-from tf_neuralode import odeint, solvers
+from tf_neuralode import gradients, odeint, solvers
 from tf_neuralode.solvers import status
 
 tfb, ode = tfp.bijectors, tfp.math.ode
@@ -250,3 +250,13 @@ def test_unknown_name_is_answered_with_the_known_ones():
 def test_misspelt_setting_is_not_swallowed():
     with pytest.raises(TypeError, match="rtoll"):
         solvers.Tsit5(rtoll=1e-3)
+
+
+def test_equal_settings_have_equal_hashes_whatever_their_types():
+    for one, other in (
+        (solvers.Tsit5(1, 1e-3), solvers.Tsit5(np.float64(1), np.float64(1e-3))),
+        (solvers.Tsit5([1, 2]), solvers.Tsit5(np.array([1.0, 2.0]))),
+        (gradients.Adjoint([1, 2]), gradients.Adjoint(np.array([1.0, 2.0]))),
+        (gradients.Adjoint({"q": 1, "p": 2}), gradients.Adjoint({"p": 2.0, "q": np.float32(1)})),
+    ):
+        assert one == other and hash(one) == hash(other)

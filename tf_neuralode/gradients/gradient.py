@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_neuralode.solvers import Diagnostics
+from tf_neuralode.solvers import Diagnostics, checks
 from tf_neuralode.solvers.recording import StepHistory
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
@@ -80,7 +80,7 @@ class Gradient:
         return type(self) is type(other) and self.get_config() == other.get_config()
 
     def __hash__(self) -> int:
-        return hash((type(self), tuple(sorted(self.get_config().items()))))
+        return hash((type(self), checks.hashable(self.get_config())))
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())

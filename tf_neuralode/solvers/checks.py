@@ -78,10 +78,19 @@ def plain(value: Any) -> Any:
     """
 
     def leaf(x):
-        if x is None or isinstance(x, int | float):
+        if x is None or type(x) in (bool, int, float):  # np.float64 is a float, too
             return x
         if tf.is_tensor(x) and not hasattr(x, "numpy"):
             raise ValueError(f"A tensor inside a tf.function can't be serialized. Received: {x}")
         return np.asarray(x).tolist()
 
     return tf.nest.map_structure(leaf, value)
+
+
+def hashable(setting: Any) -> Any:
+    """A plain setting as something with a hash, the same for settings that are equal."""
+    if isinstance(setting, dict):
+        return tuple((name, hashable(setting[name])) for name in sorted(setting))
+    if isinstance(setting, list | tuple):
+        return tuple(hashable(entry) for entry in setting)
+    return setting

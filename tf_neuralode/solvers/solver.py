@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_neuralode.solvers import checks
 from tf_neuralode.solvers.diagnostics import diagnostics
 from tf_neuralode.solvers.flat_state import FlatState
 from tf_neuralode.solvers.integration import Integration
@@ -172,7 +173,9 @@ class RungeKutta(tfp.math.ode.Solver):
 
     def __hash__(self) -> int:
         settings = self._settings()
-        return object.__hash__(self) if settings is None else hash((type(self), str(settings)))
+        if settings is None:
+            return object.__hash__(self)
+        return hash((type(self), checks.hashable(settings)))
 
     def __repr__(self) -> str:
         settings = (self._settings() or {}).items()
