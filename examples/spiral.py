@@ -79,7 +79,7 @@ def train(model, times, states, steps):
         return start, states, tf.cast(times < horizon, tf.float32)[tf.newaxis]
 
     rate = keras.optimizers.schedules.CosineDecay(3e-3, steps)
-    model.compile(keras.optimizers.Adam(rate), "mae", jit_compile=True)
+    model.compile(keras.optimizers.Adam(rate), "mse", jit_compile=True)
     model.fit(tf.data.Dataset.range(steps).map(with_weights), shuffle=False)
 
 
@@ -95,7 +95,7 @@ def draw_over_time(ax, times, states, grid, truth, curve):
         ax.plot(times, states[:, i] + shift, "k.", markersize=4, alpha=0.5, label="samples")
         ax.plot(grid, truth[:, i] + shift, "k--", linewidth=1, label="truth")
         ax.plot(grid, curve[:, i] + shift, color="C3", label="fit")
-    ax.set(title="the same over time, after training", xlabel="time")
+    ax.set(title="after training, over time", xlabel="time")
     ax.set_yticks([0.0, -5.0], ["$y_0$", "$y_1$"])
     ax.legend(*[found[:3] for found in ax.get_legend_handles_labels()], loc="upper right", ncols=3)
 
@@ -105,8 +105,8 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--noise", type=float, default=0.1, help="standard deviation")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--noise", type=float, default=0.05, help="standard deviation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", metavar="PATH", default="spiral.png")
     return parser.parse_args(argv)
@@ -120,10 +120,11 @@ def main(argv=None):
     model = build_model(times)
     field = model.layers[0].dynamics
     ode = NeuralODE(field, rtol=TOLERANCE, atol=TOLERANCE)
-    grid = np.linspace(0.0, T_END, 600)
+    grid = np.linspace(0.0, T_END, 2000)
     truth = true_curve(grid)
     start = tf.constant(START[np.newaxis], tf.float32)
     figure = Figure(figsize=(14, 4.3), dpi=90, layout="constrained")  # no pyplot: needs no display
+    figure.get_layout_engine().set(wspace=0.05)
     axes = figure.subplots(1, 3)
     for when, ax in zip(("before", "after"), axes, strict=False):
         if when == "after":
