@@ -129,6 +129,8 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", metavar="PATH", default="conv_mnist.png")
     args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps must be at least 1. Received: {args.steps}")
     digits = load_digits()
     nets = {"neural ODE": ode_block, "residual net": residual_blocks}
     runs = [train(name, middle, args, *digits) for name, middle in nets.items()]

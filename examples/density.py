@@ -126,13 +126,13 @@ def write_picture(path, f, log_density, data, rng):
 
 def main(argv=None):
     """Trains, prints the likelihood of new samples and writes the picture."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", metavar="PATH", default="density.png")
     args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps must be at least 1. Received: {args.steps}")
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     network, f, density = build_flow()

@@ -109,7 +109,10 @@ def parse_arguments(argv):
     parser.add_argument("--noise", type=float, default=0.05, help="standard deviation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", metavar="PATH", default="spiral.png")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps must be at least 1. Received: {args.steps}")
+    return args
 
 
 def main(argv=None):
