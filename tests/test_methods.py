@@ -151,3 +151,17 @@ def test_added_method_has_gradients(mode):
 
     result = in_mode(gradient, mode)(tf.constant(0.7, tf.float64))
     np.testing.assert_allclose(result, -2 * np.exp(-1.4), rtol=1e-7)
+
+
+class HeunTwice(solvers.FixedStepRungeKutta):
+    """Heun's method whose second stage repeats the first: a row of zeros."""
+
+    order = 2
+    tableau = solvers.ButcherTableau(c=(0, 0, 1), a=((), (0,), (0, 1)), b=(1 / 4, 1 / 4, 1 / 2))
+
+
+def test_a_stage_may_repeat_the_first():
+    y0 = tf.constant(ORBIT.y0, tf.float64)
+    solve = lambda solver: odeint(ORBIT.tf_field, y0, [0.0, 1.0], solver=solver).states[-1]
+    # The same sums in another order.
+    np.testing.assert_allclose(solve(HeunTwice(10)), solve(solvers.Heun(10)), rtol=1e-13)
