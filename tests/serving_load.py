@@ -37,13 +37,18 @@ def main(exported, requests, answers, num_requests):
     np.savez(answers, **{str(number): y for number, y in enumerate(alone)})
     memory = psutil.Process().memory_info
 
+    def client(first, number):
+        """How many of its share of the answers have other bits than that of the single call."""
+        num_different = 0
+        for i in range(first, number, NUM_CLIENTS):
+            x, y = batches[i % len(batches)], alone[i % len(batches)]
+            num_different += ask(x).tobytes() != y.tobytes()
+        return num_different
+
     def load(number):
-        """How many of so many answers have other bits than that of the single call."""
-        compare = lambda i: (
-            ask(batches[i % len(batches)]).tobytes() != (alone[i % len(batches)].tobytes())
-        )
+        # One future for each client: one for each request would be a kilobyte for each request.
         with ThreadPoolExecutor(NUM_CLIENTS) as clients:
-            return sum(clients.map(compare, range(number)))
+            return sum(clients.map(client, range(NUM_CLIENTS), [number] * NUM_CLIENTS))
 
     num_different = load(num_requests // 4)  # the threads' own pools of memory fill
     before, start = memory().rss, time.perf_counter()

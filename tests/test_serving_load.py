@@ -25,7 +25,7 @@ def make_requests():
 
 
 @pytest.mark.parametrize(
-    "num_requests", [2000, pytest.param(50_000, marks=pytest.mark.slow)], ids=["short", "long"]
+    "num_requests", [2000, pytest.param(20_000, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_sixteen_clients_get_what_single_calls_give(num_requests, tmp_path):
     model = small_model(on_failure="nan")
@@ -48,6 +48,6 @@ def test_sixteen_clients_get_what_single_calls_give(num_requests, tmp_path):
                 # As the steps are those of the good rows, of float32 and at rtol = 1e-3.
                 expected = model.predict_on_batch(x[good])
                 np.testing.assert_allclose(y[good], expected, rtol=0, atol=1e-5)
-    # 2,000 requests that each kept 10 kB would make 20 MB; what the allocator holds for 16 threads
-    # varies by a few MB, however many requests there are.
-    assert figures["after"] - figures["before"] < 20e6
+    # 2,000 requests that each kept 5 kB would make 10 MB; what the allocator holds for 16 threads
+    # varies by a MB or so, however many requests there are.
+    assert figures["after"] - figures["before"] < 10e6
