@@ -3,6 +3,7 @@
 import signal
 
 import numpy as np
+import pytest
 from subprocesses import run_python
 
 # Without Dropout: Keras 3.15 doesn't back up the state of random generators, of any layer.
@@ -12,14 +13,14 @@ import keras, numpy as np, tensorflow as tf
 from small_models import make_data
 from tf_neuralode import NeuralODE
 
-backup, result, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+backup, result, kill_at, solver = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 keras.utils.set_random_seed(0)
 dynamics = keras.Sequential([
     keras.layers.Dense(4, activation="tanh"),
     keras.layers.BatchNormalization(),
     keras.layers.Dense(3),
 ])
-layers = [NeuralODE(dynamics, track_stats=True), keras.layers.Dense(1)]
+layers = [NeuralODE(dynamics, solver=solver, track_stats=True), keras.layers.Dense(1)]
 model = keras.Sequential([keras.Input((3,)), *layers])
 model.compile(keras.optimizers.Adam(0.01), "mse")
 # The same order in each epoch: a data set's own random state is not in the backup.
@@ -45,7 +46,11 @@ np.savez(result, *[v.numpy() for v in variables])
 """
 
 
-def test_a_killed_run_is_resumed_to_the_weights_of_an_uninterrupted_one(tmp_path):
+# Euler's method is traced in a fraction of the time, and a backup doesn't know the solver.
+@pytest.mark.parametrize(
+    "solver", ["euler", pytest.param("dormand_prince", marks=pytest.mark.slow)]
+)
+def test_a_killed_run_is_resumed_to_the_weights_of_an_uninterrupted_one(solver, tmp_path):
     def run(name, kill_at):
         return run_python(
             "-c",
@@ -53,6 +58,7 @@ def test_a_killed_run_is_resumed_to_the_weights_of_an_uninterrupted_one(tmp_path
             tmp_path / f"{name}_backup",
             tmp_path / f"{name}.npz",
             kill_at,
+            solver,
             cwd=tmp_path,
         )
 
