@@ -20,6 +20,9 @@ class Augment(keras.layers.Layer):
     Args:
       dims: How many features to add, a positive integer.
 
+    Call arguments:
+      inputs: The state.
+
     Input shape: `(batch, ..., features)`.
 
     Output shape: `(batch, ..., features + dims)`.
@@ -65,6 +68,9 @@ class ConcatTime(keras.layers.Layer):
 
     Args:
       axis: Of the features or channels: -1, or 1 for `data_format="channels_first"`.
+
+    Call arguments:
+      inputs: Time and state, `[t, y]`.
 
     Input shape: `[t, y]`, t of shape `(batch, 1)`, y `(batch, ..., features)`.
 
