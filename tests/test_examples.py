@@ -1,7 +1,5 @@
-"""The examples, run as a newcomer runs them, and the digits they learn."""
+"""The MNIST example, run as a newcomer runs it, and the code of the README."""
 
-import hashlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -9,11 +7,11 @@ import sys
 from pathlib import Path
 
 import keras
-import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from pictures import assert_shows_curves
 
 import digits
 import mnist
@@ -22,10 +20,6 @@ from tf_neuralode import gradients
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 SECONDS = 300
-
-# SHA-256 of the bytes of x, uint8 (1500, 28, 28), and y, uint8 (1500,), in MNIST's own files.
-SOURCE_IMAGES = "a2f8fb6723347d3b0e427c952464c946372a45e303f474b4319609b4adfc5188"
-SOURCE_LABELS = "2ed0190ed4c25695ad63cf156badf425a2468520f6e1b817339bd5a3a9802d0b"
 
 # As if the machine had no network; Python imports a module of this name by itself at its start.
 SITECUSTOMIZE = """
@@ -56,69 +50,6 @@ def run_one_epoch(tmp_path, *arguments):
     epochs_of = mnist.main(["--epochs", "1", "--plot", str(tmp_path / "curves.png"), *arguments])
     ((epoch,),) = epochs_of.values()
     return epoch
-
-
-def assert_shows_curves(path):
-    picture = matplotlib.image.imread(path)
-    height, width = picture.shape[:2]
-    assert height >= 300 and width >= 600
-    # Frames, text and lines cover a few per cent of the white, in many colours.
-    assert (picture[..., :3] < 0.9).any(axis=-1).mean() > 0.01
-    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
-
-
-def load_script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# The data
-
-
-def test_prepared_data_set_equals_its_source_in_order():
-    builder = tfds.builder_from_directory(digits.SUBSET_DIR)
-    records = tfds.as_numpy(builder.as_dataset(split="train", batch_size=-1))
-    images, labels = records["image"], records["label"].astype(np.uint8)
-    assert images.dtype == np.uint8 and images.shape == (1500, 28, 28, 1)
-    assert hashlib.sha256(images.tobytes()).hexdigest() == SOURCE_IMAGES
-    assert hashlib.sha256(labels.tobytes()).hexdigest() == SOURCE_LABELS
-    assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-
-
-def test_prepared_data_set_is_small_and_holds_png():
-    (records,) = digits.SUBSET_DIR.glob("*.tfrecord*")
-    content = records.read_bytes()
-    assert len(content) < 1_000_000
-    assert content.count(b"\x89PNG\r\n") == 1500
-
-
-def test_subset_is_split_in_order_and_scaled():
-    (train_images, train_labels), (test_images, test_labels) = digits.load_digits("subset")
-    assert train_images.shape == (1350, 28, 28, 1) and test_images.shape == (150, 28, 28, 1)
-    assert train_images.dtype == np.float32
-    assert train_images.min() == 0.0 and train_images.max() == 1.0
-    labels = np.concatenate([train_labels, test_labels]).astype(np.uint8)
-    assert hashlib.sha256(labels.tobytes()).hexdigest() == SOURCE_LABELS
-
-
-def test_builder_script_keeps_images_labels_and_order(tmp_path):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (30, 28, 28), dtype=np.uint8)
-    labels = random.integers(0, 10, 30, dtype=np.uint8)
-    np.savez(tmp_path / "digits.npz", x=images, y=labels)
-    script = load_script(EXAMPLES / "data" / "make_mnist_subset.py")
-    script.main([str(tmp_path / "digits.npz"), "--data-dir", str(tmp_path)])
-    builder = tfds.builder_from_directory(tmp_path / "mnist_subset" / "1.0.0")
-    records = tfds.as_numpy(builder.as_dataset(split="train", batch_size=-1))
-    np.testing.assert_array_equal(records["image"][..., 0], images)
-    np.testing.assert_array_equal(records["label"], labels)
-
-
-def test_source_and_licence_stand_beside_the_data():
-    text = (EXAMPLES / "data" / "README.md").read_text(encoding="utf-8")
-    assert "Y. LeCun, C. Cortes and C. Burges" in text and "CC BY-SA 3.0" in text
 
 
 # The experiment

@@ -1,0 +1,14 @@
+"""What a picture must show to be one."""
+
+import matplotlib.image
+import numpy as np
+
+
+def assert_shows_curves(path):
+    """Not blank, and large enough to read."""
+    picture = matplotlib.image.imread(path)
+    height, width = picture.shape[:2]
+    assert height >= 300 and width >= 600
+    # Frames, text and lines cover a few per cent of the white, in many colours.
+    assert (picture[..., :3] < 0.9).any(axis=-1).mean() > 0.01
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
