@@ -95,6 +95,7 @@ def code_in_the_name(marker):
     return f"__import__('os').system('touch {marker}')"
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("place", ["dynamics", "solver", "gradient", "regularizer"])
 @pytest.mark.parametrize(
     "crafted",
@@ -113,6 +114,7 @@ def test_a_crafted_file_is_refused_and_runs_nothing(crafted, place, saved, tmp_p
         assert not marker.exists()
 
 
+@pytest.mark.core
 def test_the_crafted_lambda_would_have_run_outside_safe_mode(saved, tmp_path):
     # So that the refusals above are refusals of something.
     marker = tmp_path / "ran"
