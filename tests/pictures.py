@@ -11,4 +11,6 @@ def assert_shows_curves(path):
     assert height >= 300 and width >= 600
     # Frames, text and lines cover a few per cent of the white, in many colours.
     assert (picture[..., :3] < 0.9).any(axis=-1).mean() > 0.01
-    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
+    # One number a pixel: sorting rows takes seconds.
+    colours = np.rint(255 * picture[..., :3]).astype(int) @ [65536, 256, 1]
+    assert len(np.unique(colours)) > 20
