@@ -184,3 +184,7 @@ def test_gate_refuses_a_readme_without_two_commands(commands, tmp_path):
     run = run_gate(tmp_path, readme_with(commands))
     assert run.returncode == 1
     assert f"must have two set-up commands; found {len(commands)}" in run.stderr
+
+
+def test_contributing_is_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < 60
