@@ -2,9 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,14 +9,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from pictures import assert_shows_curves
+from subprocesses import ROOT, run_python
 
 import digits
 import mnist
 from tf_neuralode import gradients
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-SECONDS = 300
 
 # As if the machine had no network; Python imports a module of this name by itself at its start.
 SITECUSTOMIZE = """
@@ -34,15 +30,9 @@ socket.socket.connect = socket.getaddrinfo = refuse
 
 def run_example(*arguments, cwd, **environment):
     """Runs examples/mnist.py in a process of its own."""
-    return subprocess.run(
-        [sys.executable, EXAMPLES / "mnist.py", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    # A newcomer's path; the folder of a script is always on it.
+    environment = {"PYTHONPATH": str(ROOT), **environment}
+    return run_python(EXAMPLES / "mnist.py", *arguments, cwd=cwd, **environment)
 
 
 def run_one_epoch(tmp_path, *arguments):
