@@ -100,6 +100,28 @@ def test_tsit5_needs_no_more_evaluations_than_dormand_prince():
     assert geometric_mean(tsit5 / dormand_prince) <= 1
 
 
+@pytest.mark.parametrize(
+    ("num_times", "tolerances"),
+    # At 1e-9 the interpolant shows, of order 4 as that of DormandPrince, in longer steps.
+    [(2, TOLERANCES), (11, TOLERANCES[:2])],
+)
+def test_verner6_has_less_than_half_the_error_of_dormand_prince(num_times, tolerances):
+    errors, expected = (
+        solved(method, num_times)[0] for method in (solvers.Verner6, solvers.DormandPrince)
+    )
+    for j, tolerance in enumerate(tolerances):
+        ratio = geometric_mean(errors[:, j] / expected[:, j])
+        print(f"{num_times} times, {tolerance}: error ratio {ratio:.2f}")
+        assert ratio <= 1 / 2
+
+
+def test_verner6_takes_no_more_work_than_dormand_prince():
+    _, evaluations = solved(solvers.Verner6, 2)
+    _, expected = solved(solvers.DormandPrince, 2)
+    # An order more: dearer at 1e-3 by a tenth, cheaper at 1e-9 by a quarter.
+    assert geometric_mean(evaluations / expected) <= 1
+
+
 @pytest.mark.parametrize("method", [solvers.DormandPrince, solvers.Tsit5, solvers.DormandPrince8])
 def test_harmonic_oscillator_at_1e_12_has_an_error_below_1e_10(method):
     @tf.function(autograph=False)

@@ -78,7 +78,15 @@ def optional(strategy):
 
 adaptive_solvers = st.builds(
     lambda cls, **settings: cls(**settings),
-    st.sampled_from([solvers.DormandPrince, solvers.Tsit5, solvers.Bosh3, solvers.DormandPrince8]),
+    st.sampled_from(
+        [
+            solvers.DormandPrince,
+            solvers.Tsit5,
+            solvers.Verner6,
+            solvers.Bosh3,
+            solvers.DormandPrince8,
+        ]
+    ),
     rtol=tolerances,
     atol=tolerances,
     first_step_size=optional(positive),

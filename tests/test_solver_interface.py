@@ -13,7 +13,9 @@ from tf_neuralode import gradients, odeint, solvers
 from tf_neuralode.solvers import status
 
 tfb, ode = tfp.bijectors, tfp.math.ode
-ADAPTIVE = [solvers.DormandPrince, solvers.Tsit5, solvers.Bosh3, solvers.DormandPrince8]
+ADAPTIVE = [
+    solvers.DormandPrince, solvers.Tsit5, solvers.Verner6, solvers.Bosh3, solvers.DormandPrince8,
+]  # fmt: skip
 FIXED = [solvers.Euler, solvers.Midpoint, solvers.Heun, solvers.RK4]
 TIGHT = {"rtol": 1e-9, "atol": 1e-9, "max_num_steps": 3000}
 ONE = tf.ones([], tf.float64)

@@ -22,6 +22,7 @@ from tf_neuralode.solvers.methods import (
     Heun,
     Midpoint,
     Tsit5,
+    Verner6,
 )
 from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.solvers.tableau import ButcherTableau
@@ -41,6 +42,7 @@ __all__ = [
     "Midpoint",
     "RungeKutta",
     "Tsit5",
+    "Verner6",
     "attempted_steps",
     "get",
     "names",
@@ -51,6 +53,7 @@ __all__ = [
 _BY_NAME = {
     "dormand_prince": DormandPrince,
     "tsit5": Tsit5,
+    "verner6": Verner6,
     "bosh3": Bosh3,
     "dormand_prince8": DormandPrince8,
     "euler": Euler,
