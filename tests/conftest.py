@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 import tempfile
 
 import psutil
@@ -40,6 +41,9 @@ def pytest_runtest_protocol(item):
     item.config.stash[_file] = item.path
     if workerinput and begins_file and psutil.Process().memory_info().rss > MAX_BYTES:
         pathlib.Path(workerinput["left"], workerinput["workerid"]).touch()
+        if measured := "coverage" in sys.modules and sys.modules["coverage"].Coverage.current():
+            measured.stop()
+            measured.save()  # where pytest-cov looks for that of all workers
         os._exit(0)
 
 

@@ -8,7 +8,7 @@ import scipy.integrate
 import tensorflow as tf
 from problems import DETEST
 
-from tf_neuralode import solvers
+from tf_neuralode import odeint, solvers
 
 TOLERANCES = (1e-3, 1e-6, 1e-9)
 SCIPY_NAME = {solvers.DormandPrince: "RK45", solvers.DormandPrince8: "DOP853"}
@@ -120,6 +120,35 @@ def test_verner6_takes_no_more_work_than_dormand_prince():
     _, expected = solved(solvers.DormandPrince, 2)
     # An order more: dearer at 1e-3 by a tenth, cheaper at 1e-9 by a quarter.
     assert geometric_mean(evaluations / expected) <= 1
+
+
+@pytest.mark.parametrize("num_rates", [1, 3])
+def test_a_short_interval_of_a_smooth_field_is_one_step(num_rates):
+    """y' = rate y, whose changes over the interval are those of a neural ODE's state."""
+    rate = tf.linspace(-0.6, 0.5, num_rates)
+    for solver, num_evaluations in ((solvers.DormandPrince, 8), (solvers.Verner6, 10)):
+        results = odeint(
+            lambda t, y: rate * y, tf.ones([num_rates]), [0.0, 1.0], solver=solver(1e-3, 1e-3)
+        )
+        assert results.diagnostics.num_accepted_steps == 1
+        assert results.diagnostics.num_ode_fn_evaluations == num_evaluations
+        # The error of one step within tolerance.
+        np.testing.assert_allclose(results.states[-1], np.exp(rate), atol=2e-3)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_first_step_does_not_depend_on_the_unit_of_time(unit):
+    """A pendulum in seconds, then in other units: the same steps."""
+
+    def times(unit):
+        def pendulum(t, y):
+            return tf.stack([y[1], -tf.sin(y[0])]) / unit
+
+        y0 = tf.constant([1.0, 0.3], tf.float64)
+        solver = solvers.DormandPrince(1e-6, 1e-6)
+        return solvers.attempted_steps(solver, pendulum, y0, (0.0, 5 * unit)).times
+
+    np.testing.assert_allclose(times(unit) / unit, times(1.0), rtol=1e-9)
 
 
 @pytest.mark.parametrize("method", [solvers.DormandPrince, solvers.Tsit5, solvers.DormandPrince8])

