@@ -53,7 +53,7 @@ class Bench:
         reference_path = self._folder / "reference.npz"
         np.savez(reference_path, *reference.gradient(workload))
         limit = lambda entries: [
-            ({"name": name}, setting) for setting in settings.straight(_num_evaluations(entries))
+            ({"name": name}, setting) for setting in settings.straight(_counts(entries))
         ]
         return self._measure([lambda entries: rows, limit], reference_path)
 
@@ -88,14 +88,14 @@ class Bench:
         return self._peers_python if setting.needs_peers else sys.executable
 
 
-def _num_evaluations(entries):
-    """Of our forward solve, the fewest of all settings."""
-    counts = [
+def _counts(entries):
+    """The numbers of evaluations of our forward solves, by different solvers."""
+    counts = {
         entry.figures["num_evaluations"][0]
         for entry in entries
         if entry.setting.library == settings.OURS and entry.figures.get("num_evaluations")
-    ]
-    return min(counts, default=13)
+    }
+    return sorted(counts) or [10]
 
 
 def _brief(figures):

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 FEW_STEPS = 16
+OTHER_SOLVERS = ("tsit5", "verner6", "bosh3")  # than dormand_prince
 OURS, LIMIT = "tf_neuralode", "straight"
 
 
@@ -62,7 +63,8 @@ def ours():
     rows = []
     for xla in (False, True):
         rows += [ours_setting(gradient, xla) for gradient in gradients]
-        rows += [ours_setting(gradient, xla, solver="tsit5") for gradient in ("tape", "tape_kept")]
+        for gradient in ("tape", "tape_kept"):
+            rows += [ours_setting(gradient, xla, solver=solver) for solver in OTHER_SOLVERS]
         # A layer that compiles itself can't keep activations.
         rows += [ours_setting("adjoint", xla, api="layer")]
         rows += [ours_setting("tape" if xla else "tape_kept", xla, api="layer")]
@@ -72,16 +74,19 @@ def ours():
 def _ours_with_little_room(workload):
     """Under XLA the activations of as many steps as are allowed have their place."""
     if workload.times[-1] <= 1:  # which take 2 or 3 steps; `long` takes more than this
-        setting = ours_setting("tape_kept", True, max_num_steps=FEW_STEPS)
-        yield dataclasses.replace(setting, label=f"{setting.label}, at most {FEW_STEPS} steps")
+        for options in ({}, {"solver": "verner6"}):
+            setting = ours_setting("tape_kept", True, max_num_steps=FEW_STEPS, **options)
+            yield dataclasses.replace(setting, label=f"{setting.label}, at most {FEW_STEPS} steps")
 
 
-def straight(num_evaluations):
+def straight(counts):
+    """For each number of evaluations."""
     return [
         Setting(
-            LIMIT, "straight", {"xla": xla, "num_evaluations": num_evaluations},
-            f"{num_evaluations} f and vjp, {mode_name(xla)}",
+            LIMIT, "straight", {"xla": xla, "num_evaluations": count},
+            f"{count} f and vjp, {mode_name(xla)}",
         )
+        for count in counts
         for xla in (False, True)
     ]  # fmt: skip
 
@@ -106,6 +111,7 @@ def _tfp():
 def _torchdiffeq(workload):
     rows = [
         {"gradient": "direct", "solver": "dopri5"},
+        {"gradient": "direct", "solver": "bosh3"},
         {"gradient": "adjoint", "solver": "dopri5"},
     ]
     if workload.is_convolution:
@@ -129,7 +135,7 @@ def _diffrax():
     rows = [
         {"gradient": gradient, "solver": solver}
         for gradient in ("checkpoints", "all_checkpoints", "direct", "backsolve")
-        for solver in ("dopri5", "tsit5")
+        for solver in ("dopri5", "tsit5", "bosh3")
     ]
     return [Setting("diffrax", "diffrax", row, _label(row)) for row in rows]
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SOLVERS = {"dopri5": diffrax.Dopri5, "tsit5": diffrax.Tsit5}
+SOLVERS = {"bosh3": diffrax.Bosh3, "dopri5": diffrax.Dopri5, "tsit5": diffrax.Tsit5}
 
 
 def build(workload, gradient, solver):

@@ -7,7 +7,12 @@ import tensorflow as tf
 
 from tf_neuralode import NeuralODE, gradients, odeint, solvers
 
-SOLVERS = {"dormand_prince": solvers.DormandPrince, "tsit5": solvers.Tsit5}
+SOLVERS = {
+    "bosh3": solvers.Bosh3,
+    "dormand_prince": solvers.DormandPrince,
+    "tsit5": solvers.Tsit5,
+    "verner6": solvers.Verner6,
+}
 
 
 def build(workload, gradient, xla, solver="dormand_prince", api="odeint", **options):

@@ -22,6 +22,7 @@ def step_vjp(
     sources: Sequence[tf.Tensor | tf.Variable],
     d_y1: State,
     d_dense: State | None,
+    d_first_slope: State | None,
     d_sources: State,
 ) -> tuple[State, State]:
     """Vector-Jacobian product of the step from `t` to `t_next`.
@@ -34,6 +35,10 @@ def step_vjp(
         dL/dY_i = f_y(t_i, Y_i)^T dL/dk_i,     dL/dparams += f_p(t_i, Y_i)^T dL/dk_i
         dL/dy   = lambda + sum_i dL/dY_i + dL/dcoefficients[0]
 
+    The last slope of a step is the first of the next (FSAL). `end_slope_cotangent` has the former's
+    share, which the next step's `d_first_slope` takes on, so that no stage is differentiated twice;
+    where further stages follow the last, the step treats it itself.
+
     Taken stage by stage, the parameters' gradients are added up one at a time; a tape around the
     whole step would hold those of all stages at once.
 
@@ -44,6 +49,7 @@ def step_vjp(
       sources: What f depends on besides.
       d_y1: Cotangent lambda of the state at `t_next`.
       d_dense: Cotangent of the step's dense solution, or `None`.
+      d_first_slope: What the step before adds to the cotangent of the first slope, or `None`.
       d_sources: Gradients of the sources so far.
 
     Returns:
@@ -66,7 +72,10 @@ def step_vjp(
         d_slope = weighted_sum([weights[i], *later], [d_y1, *d_stages])
         if d_dense is not None:
             d_slope = _add_dense(d_slope, method.dense_weights[i], d_dense)
-        d_stage, d_params = pullbacks[i]([scale(h, x) for x in d_slope])
+        d_slope = [scale(h, x) for x in d_slope]
+        if i == 0 and d_first_slope is not None:
+            d_slope = [a + b for a, b in zip(d_slope, d_first_slope, strict=True)]
+        d_stage, d_params = pullbacks[i](d_slope)
         d_stages.append(d_stage)
         d_sources = [a + b for a, b in zip(d_sources, d_params, strict=True)]
     parts = [d_y1, *d_stages]
@@ -75,17 +84,37 @@ def step_vjp(
     return weighted_sum([1.0] * len(parts), parts), d_sources
 
 
+def hands_last_slope_on(method: Method) -> bool:
+    """Whether the next step differentiates the last slope of this one, see `step_vjp`."""
+    return not method.extra_nodes
+
+
+def end_slope_cotangent(method: Method, h: tf.Tensor, d_dense: State) -> State:
+    """Cotangent of a step's last slope, from that of its dense solution."""
+    weights = method.dense_weights[method.tableau.num_stages - 1]
+    return [scale(h, interpolation.pull_back(weights, d[1:])) for d in d_dense]
+
+
+def num_evaluations_of_step_vjp(method: Method, dense: bool) -> int:
+    """Evaluations of f in `step_vjp`, with a cotangent of the dense solution or without."""
+    return len(_stages(method, dense)[0])
+
+
 def _stages(method: Method, dense: bool):
-    """Nodes, rows of a and weights b of the stages that the step's result depends on."""
+    """Nodes, rows of a and weights b of the stages that `step_vjp` goes through."""
     tableau = method.tableau
     if not dense:
         num = method.num_evaluations_to_advance
-        return tableau.c[:num], tableau.a[:num], tableau.b[:num]
-    extra = len(method.extra_nodes)
+    elif hands_last_slope_on(method):
+        num = tableau.num_stages - 1
+    else:
+        num = tableau.num_stages
+    # Behind the first stages of a tableau these are none.
+    extra = len(method.extra_nodes) if num == tableau.num_stages else 0
     return (
-        (*tableau.c, *method.extra_nodes),
-        (*tableau.a, *method.extra_rows),
-        (*tableau.b, *[0.0] * extra),
+        (*tableau.c[:num], *method.extra_nodes[:extra]),
+        (*tableau.a[:num], *method.extra_rows[:extra]),
+        (*tableau.b[:num], *[0.0] * extra),
     )
 
 

@@ -43,6 +43,7 @@ class StoredSolution:
       segment: Steps of the first segment: their states at the start, or dense solutions. Without
         meaning if there are several.
       num_steps: Number of accepted steps.
+      end: State at the final time; NaN after a failure.
       segment_size: Steps a segment.
     """
 
@@ -50,6 +51,7 @@ class StoredSolution:
     starts: State
     segment: Segment
     num_steps: tf.Tensor
+    end: State
     segment_size: int
 
     @property
@@ -121,7 +123,7 @@ class Checkpoints(Recorder):
       dense: Keep dense solutions of the last segment's steps, and not only their states.
       checkpoint: If false, all steps are one segment: more memory, nothing is solved again.
 
-    Result: `(times, starts, segment, num_steps)`, for `stored_solution`.
+    Result: `(times, starts, segment, num_steps, end)`, for `stored_solution`.
     """
 
     def __init__(self, max_num_steps: int, dense: bool, checkpoint: bool = True):
@@ -159,11 +161,12 @@ class Checkpoints(Recorder):
         num_starts = tf.maximum(num_accepted - 1, 0) // self.segment_size + 1
         # A solve of several segments is going to be solved again; copying the last is no use.
         num_kept = tf.where(num_accepted > self.segment_size, 1, tf.maximum(num_accepted, 1))
-        return times.stack(), leave(starts, num_starts), leave(segment, num_kept), num_accepted
+        starts, segment = leave(starts, num_starts), leave(segment, num_kept)
+        return times.stack(), starts, segment, num_accepted, y
 
     def stored_solution(self, result) -> StoredSolution:
         """The result as the backward pass needs it."""
-        times, starts, segment, num_steps = result
+        times, starts, segment, num_steps, end = result
 
         def enter(x, size):
             array = tf.TensorArray(x.dtype, size, element_shape=x.shape[1:], clear_after_read=False)
@@ -171,7 +174,7 @@ class Checkpoints(Recorder):
             return array.unstack(x) if x.shape[0] == size else array.scatter(_rows_of(x), x)
 
         segment = [enter(x, self.segment_size) for x in segment]
-        return StoredSolution(times, starts, segment, num_steps, self.segment_size)
+        return StoredSolution(times, starts, segment, num_steps, end, self.segment_size)
 
 
 def _rows_of(x: tf.Tensor) -> tf.Tensor:

@@ -9,14 +9,15 @@ import tensorflow as tf
 
 from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
 from tf_neuralode.gradients.kept_activations import solve_keeping_activations
-from tf_neuralode.gradients.step_vjp import step_vjp
-from tf_neuralode.gradients.stored_solution import (
-    Checkpoints,
-    Segment,
-    StoredSolution,
-    num_evaluations_of_replay,
+from tf_neuralode.gradients.step_vjp import (
+    end_slope_cotangent,
+    hands_last_slope_on,
+    num_evaluations_of_step_vjp,
+    step_vjp,
 )
+from tf_neuralode.gradients.stored_solution import Checkpoints, Segment, StoredSolution
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
+from tf_neuralode.gradients.vjp import open_vjp
 from tf_neuralode.solvers.recording import read
 from tf_neuralode.solvers.runge_kutta import State
 
@@ -62,7 +63,14 @@ def _backward(
     method = problem.solver.method
     # A step's dense solution matters only where the loss sees it.
     dense = problem.has_interior_times
+    # Then the cotangents of the step before are wanted, too, for the slope that the two share.
+    shared = dense and hands_last_slope_on(method)
     f = lambda t, y: problem.f(t, y, problem.params)
+
+    def of_dense(next_output: tf.Tensor, n: tf.Tensor, like: State) -> tuple:
+        t, t_next = stored.times[n], stored.times[n + 1]
+        next_output, d_dense = cotangents.of_step(next_output, t, t_next, method, like)
+        return next_output, d_dense, end_slope_cotangent(method, t_next - t, d_dense)
 
     def step(
         n: tf.Tensor,
@@ -70,6 +78,7 @@ def _backward(
         d_sources: State,
         segment: Segment,
         next_output: tf.Tensor,
+        d_dense_early: State,
         num_evaluations: tf.Tensor,
     ) -> tuple:
         index, position = n // stored.segment_size, n % stored.segment_size
@@ -78,24 +87,39 @@ def _backward(
         t, t_next = stored.times[n], stored.times[n + 1]
         y = read(segment, position)
 
-        d_dense = None
-        if dense:
-            next_output, d_dense = cotangents.of_step(next_output, t, t_next, method, adjoint_state)
+        d_dense = d_slope = None
+        if shared:
+            d_dense = d_dense_early
+            # In front of the first step there are no output times left.
+            before = tf.maximum(n - 1, 0)
+            next_output, d_dense_early, d_slope = of_dense(next_output, before, adjoint_state)
+        elif dense:
+            next_output, d_dense, _ = of_dense(next_output, n, adjoint_state)
         adjoint_state, d_sources = step_vjp(
-            f, method, t, t_next, y, sources, adjoint_state, d_dense, d_sources
+            f, method, t, t_next, y, sources, adjoint_state, d_dense, d_slope, d_sources
         )
-        num_evaluations += resolved + num_evaluations_of_replay(method, dense)
-        return n - 1, adjoint_state, d_sources, segment, next_output, num_evaluations
+        num_evaluations += resolved + num_evaluations_of_step_vjp(method, dense)
+        return n - 1, adjoint_state, d_sources, segment, next_output, d_dense_early, num_evaluations
 
+    adjoint_state, d_sources = cotangents.at_end(), [tf.zeros_like(x) for x in sources]
+    next_output = cotangents.num_times - 2
+    d_dense_early: State = []
+    if shared:
+        last = tf.maximum(stored.num_steps - 1, 0)
+        next_output, d_dense_early, d_slope = of_dense(next_output, last, adjoint_state)
+        _, pullback = open_vjp(f, problem.times[-1], stored.end, sources)
+        d_end, d_sources = pullback(d_slope)
+        adjoint_state = [a + b for a, b in zip(adjoint_state, d_end, strict=True)]
     start = (
         stored.num_steps - 1,
-        cotangents.at_end(),
-        [tf.zeros_like(x) for x in sources],
+        adjoint_state,
+        d_sources,
         stored.segment,
-        cotangents.num_times - 2,
-        tf.constant(0),
+        next_output,
+        d_dense_early,
+        tf.constant(int(shared)),
     )
-    _, adjoint_state, d_sources, _, _, num_evaluations = tf.while_loop(
+    _, adjoint_state, d_sources, _, _, _, num_evaluations = tf.while_loop(
         lambda n, *_: n >= 0,
         step,
         start,
