@@ -151,6 +151,17 @@ def test_first_step_does_not_depend_on_the_unit_of_time(unit):
     np.testing.assert_allclose(times(unit) / unit, times(1.0), rtol=1e-9)
 
 
+def test_first_step_is_short_where_the_trial_point_says_nothing():
+    """The field ends between the start and the Euler step of 1 % to which the search goes."""
+
+    def f(t, y):
+        return tf.where(t > 0.005, float("nan"), tf.ones_like(y))
+
+    y0 = tf.constant([1.0], tf.float64)
+    attempts = solvers.attempted_steps(solvers.DormandPrince(1e-3, 1e-3), f, y0, (0.0, 1.0))
+    np.testing.assert_allclose(attempts.step_sizes[0], 0.01)
+
+
 @pytest.mark.parametrize("method", [solvers.DormandPrince, solvers.Tsit5, solvers.DormandPrince8])
 def test_harmonic_oscillator_at_1e_12_has_an_error_below_1e_10(method):
     @tf.function(autograph=False)

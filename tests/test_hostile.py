@@ -1,6 +1,5 @@
 """Hostile inputs end in bounded time with the right status, in every mode."""
 
-import functools
 import json
 import os
 import re
@@ -42,7 +41,6 @@ FAILED = sorted(set(CASES) - SOLVED)
 TIME_REACHED = {"f becomes nan half-way": 0.5, "f becomes inf half-way": 0.5, "blow-up": 1.0}
 
 
-@functools.cache
 def reports(mode):
     """What `hostile.py` found in a process of its own, by case."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -58,11 +56,22 @@ def reports(mode):
     return {line["case"]: line for line in found if "case" in line}, found[-1:], problem
 
 
-def report(mode, case):
-    found, last, problem = reports(mode)
-    if case not in found:
-        pytest.fail(f"{mode} didn't get to {case!r}. Last: {last}. {problem}")
-    return found[case]
+def check_state(state, case):
+    # A few times rtol = 1e-3. A jump of f between the first nodes of a step is in its error with a
+    # weight of up to 0.2 and in the estimate with 0.0012: the error may be many tolerances.
+    atol = 2e-2 if case == "discontinuous f" else 1e-6
+    np.testing.assert_allclose(state, CASES[case].exact, rtol=3e-3, atol=atol)
+
+
+@pytest.fixture
+def report(once_a_run):
+    def of(mode, case):
+        found, last, problem = once_a_run(f"hostile-{mode}", lambda: reports(mode))
+        if case not in found:
+            pytest.fail(f"{mode} didn't get to {case!r}. Last: {last}. {problem}")
+        return found[case]
+
+    return of
 
 
 def test_every_case_has_an_expected_status():
@@ -71,13 +80,12 @@ def test_every_case_has_an_expected_status():
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("mode", MODES)
-def test_hostile_input_ends_with_the_right_status(mode, case):
+def test_hostile_input_ends_with_the_right_status(report, mode, case):
     found = report(mode, case)
     assert found["status"] in EXPECTED[case]
     assert found["num_accepted_steps"] + found["num_rejected_steps"] <= MAX_NUM_STEPS
     if case in SOLVED:
-        # A few times rtol = 1e-3, and at the discontinuity an error that the estimate misses.
-        np.testing.assert_allclose(found["state"], CASES[case].exact, rtol=3e-3, atol=1e-2)
+        check_state(found["state"], case)
     else:
         assert np.all(np.isnan(found["state"]))
     if case in TIME_REACHED:
@@ -87,7 +95,7 @@ def test_hostile_input_ends_with_the_right_status(mode, case):
 
 @pytest.mark.parametrize("case", FAILED)
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_layer_raises_an_error_with_name_reason_time_and_advice(mode, case):
+def test_layer_raises_an_error_with_name_reason_time_and_advice(report, mode, case):
     error = report(mode, f"layer: {case}")["error"]
     assert error, "nothing was raised"
     error = error.replace("\\'", "'")  # a graph's assertion escapes its text
@@ -105,14 +113,14 @@ def test_layer_raises_an_error_with_name_reason_time_and_advice(mode, case):
 
 @pytest.mark.parametrize("case", sorted(SOLVED))
 @pytest.mark.parametrize("mode", MODES)
-def test_layer_solves_what_can_be_solved(mode, case):
+def test_layer_solves_what_can_be_solved(report, mode, case):
     found = report(mode, f"layer: {case}")
     assert found["error"] is None
-    np.testing.assert_allclose(found["state"], CASES[case].exact, rtol=3e-3, atol=1e-2)
+    check_state(found["state"], case)
 
 
 @pytest.mark.parametrize("case", FAILED)
-def test_layer_under_xla_gives_nan_and_no_error(case):
+def test_layer_under_xla_gives_nan_and_no_error(report, case):
     found = report("xla", f"layer: {case}")
     assert found["error"] is None
     assert np.all(np.isnan(found["state"]))
@@ -120,7 +128,7 @@ def test_layer_under_xla_gives_nan_and_no_error(case):
 
 @pytest.mark.parametrize("bad", BAD_SAMPLES)
 @pytest.mark.parametrize("mode", MODES)
-def test_bad_sample_leaves_the_others_as_without_it(mode, bad):
+def test_bad_sample_leaves_the_others_as_without_it(report, mode, bad):
     found = report(mode, f"batch: {bad}")
     with_bad = np.array(found["with"])
     assert np.all(np.isnan(with_bad[1]))

@@ -177,7 +177,7 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     q = error_order
     h1 = (constant(math.factorial(q + 1)) * rate / slope) ** constant(1 / (q + 1)) / rate
     # Where the slope doesn't change, y does: at most by its own size.
-    h1 = tf.where(rate > 0, h1, largest)
+    h1 = tf.where(tf.equal(rate, 0), largest, h1)
     h = tf.minimum(tf.minimum(constant(100.0) * h0, h1), largest)
     # A field that overflows at the trial point says nothing of the step; the loop finds out.
     return tf.where(tf.math.is_finite(h) & (h > 0), h, h0)
