@@ -1,10 +1,12 @@
 """Settings of the tests as a whole, and workers that are replaced before they fill the memory."""
 
+import json
 import os
 import pathlib
 import sys
 import tempfile
 
+import filelock
 import psutil
 import pytest
 
@@ -26,6 +28,23 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(prefix="workers-that-left-")
         config.add_cleanup(folder.cleanup)
         config.stash[_left] = pathlib.Path(folder.name)
+
+
+@pytest.fixture(scope="session")
+def once_a_run(tmp_path_factory, worker_id):
+    """`once_a_run(name, make)` is `make()`, of JSON's types, made by the first worker that asks."""
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        folder = folder.parent  # of all workers
+
+    def once(name, make):
+        path = folder / f"{name}.json"
+        with filelock.FileLock(f"{path}.lock"):
+            if not path.exists():
+                path.write_text(json.dumps(make()))
+            return json.loads(path.read_text())
+
+    return once
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,7 +1,6 @@
 """Training and saving under faults: bad batches, and a disk that is full."""
 
 import filecmp
-import functools
 import json
 import re
 from pathlib import Path
@@ -25,12 +24,20 @@ def lines(script, argument, folder):
     return [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"], done
 
 
-@functools.cache
-def reports(mode):
-    """What `training_faults.py` found, by case. All of a mode take about half a minute."""
-    found, done = lines("training_faults.py", mode, TESTS)
-    assert done.returncode == 0, (found[-1:], done.stderr[-3000:])
-    return {tuple(line["case"]): line for line in found if "case" in line}
+@pytest.fixture
+def report(once_a_run):
+    """What `training_faults.py` found in a case. All of a mode take about half a minute."""
+
+    def reports(mode):
+        found, done = lines("training_faults.py", mode, TESTS)
+        assert done.returncode == 0, (found[-1:], done.stderr[-3000:])
+        return found
+
+    def of(case):
+        found = once_a_run(f"faults-{case[0]}", lambda: reports(case[0]))
+        return next(line for line in found if line.get("case") == list(case))
+
+    return of
 
 
 def cases(**wanted):
@@ -44,8 +51,8 @@ def cases(**wanted):
 
 
 @pytest.mark.parametrize("case", cases(mode="graph", on_failure="raise"), ids=str)
-def test_a_bad_batch_ends_a_run_with_the_layer_and_the_reason(case):
-    found = reports("graph")[case]
+def test_a_bad_batch_ends_a_run_with_the_layer_and_the_reason(report, case):
+    found = report(case)
     error = found["error"].replace("\\'", "'")  # a graph's assertion escapes its text
     assert error.startswith("InvalidArgumentError") and "layer 'flow'" in error
     assert re.search(REASONS[case[1]], error, re.DOTALL)
@@ -54,8 +61,8 @@ def test_a_bad_batch_ends_a_run_with_the_layer_and_the_reason(case):
 
 
 @pytest.mark.parametrize("case", cases(terminate=True), ids=str)
-def test_terminate_on_nan_stops_a_run_at_the_bad_batch(case):
-    found = reports(case[0])[case]
+def test_terminate_on_nan_stops_a_run_at_the_bad_batch(report, case):
+    found = report(case)
     assert found["error"] is None
     assert found["num_ended"] == BAD_BATCH + 1
     assert len(found["losses"]) == 1 and np.isnan(found["losses"][0])
@@ -64,8 +71,8 @@ def test_terminate_on_nan_stops_a_run_at_the_bad_batch(case):
 @pytest.mark.parametrize(
     "case", cases(on_failure="nan", terminate=False) + cases(mode="xla", terminate=False), ids=str
 )
-def test_a_run_that_nothing_stops_ends_with_nan(case):
-    found = reports(case[0])[case]
+def test_a_run_that_nothing_stops_ends_with_nan(report, case):
+    found = report(case)
     assert found["error"] is None
     # All batches of both epochs, the later ones with weights that are NaN.
     assert found["num_ended"] == 2 * NUM_BATCHES
