@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 
@@ -59,11 +60,24 @@ def pytest_runtest_protocol(item):
     begins_file = item.config.stash.get(_file, None) != item.path
     item.config.stash[_file] = item.path
     if workerinput and begins_file and psutil.Process().memory_info().rss > MAX_BYTES:
-        pathlib.Path(workerinput["left"], workerinput["workerid"]).touch()
+        left = pathlib.Path(workerinput["left"])
+        (left / workerinput["workerid"]).touch()
         if measured := "coverage" in sys.modules and sys.modules["coverage"].Coverage.current():
             measured.stop()
-            measured.save()  # where pytest-cov looks for that of all workers
+            measured.save()
+            # Where it was saved the next worker would erase it.
+            shutil.move(measured.get_data().data_filename(), left)
         os._exit(0)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session):
+    """Brings the coverage of workers that left to where pytest-cov, after this, combines it."""
+    result = yield
+    if _left in session.config.stash:
+        for file in session.config.stash[_left].glob(".coverage.*"):
+            shutil.move(file, pathlib.Path.cwd())
+    return result
 
 
 @pytest.hookimpl(optionalhook=True)
