@@ -232,3 +232,15 @@ def test_another_kind_of_regularizer_is_an_error(regularizer):
 def test_the_strength_is_a_positive_number(strength):
     with pytest.raises((ValueError, TypeError), match="Argument strength"):
         ENERGY(strength)
+
+
+def test_fixed_steps_carry_the_cost_of_a_decay():
+    """y' = -y from 1: the integral of y^2 over (0, 1) is (1 - exp(-2)) / 2."""
+    cost = regularizers.KineticEnergy(1.0)
+    decay = keras.layers.Dense(
+        1, use_bias=False, kernel_initializer=lambda shape, dtype: -tf.ones(shape, dtype)
+    )
+    layer = NeuralODE(decay, solver=solvers.RK4(20), regularizer=cost)
+    layer(tf.ones([2, 1]), training=True)
+    # RK4 with 20 steps: (1 / 20)^4, and float32.
+    np.testing.assert_allclose(layer.losses[0], (1 - np.exp(-2)) / 2, rtol=1e-4)

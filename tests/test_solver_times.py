@@ -240,3 +240,18 @@ def test_dense_solution_of_a_solve_that_fails_at_once_is_nan(mode):
     states, diagnostics, between = in_mode(run, mode)(tf.ones([2], tf.float64))
     assert diagnostics.num_accepted_steps == 0
     assert np.all(np.isnan(states[1:])) and np.all(np.isnan(between))
+
+
+@pytest.mark.parametrize("gradient", ["tape", "interpolating_adjoint", "gauss_adjoint"])
+def test_dense_output_goes_with_the_gradients_that_store_the_solution(gradient):
+    y0 = tf.ones([1], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(y0)
+        results = odeint(
+            lambda t, y: -y, y0, [0.0, 1.0], solver=solvers.DormandPrince(1e-8, 1e-8),
+            gradient=gradient, dense_output=True,
+        )  # fmt: skip
+        end = results.states[-1]
+    # Ten tolerances.
+    np.testing.assert_allclose(results.solution.evaluate([0.3])[0], [np.exp(-0.3)], atol=1e-7)
+    np.testing.assert_allclose(tape.gradient(end, y0), [np.exp(-1.0)], atol=1e-7)
