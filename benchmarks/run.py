@@ -95,7 +95,7 @@ def _counts(entries):
         for entry in entries
         if entry.setting.library == settings.OURS and entry.figures.get("num_evaluations")
     }
-    return sorted(counts) or [10]
+    return sorted(counts) or [10]  # of one step of Verner6, where none of ours is measured
 
 
 def _brief(figures):

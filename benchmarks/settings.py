@@ -73,7 +73,7 @@ def ours():
 
 def _ours_with_little_room(workload):
     """Under XLA the activations of as many steps as are allowed have their place."""
-    if workload.times[-1] <= 1:  # which take 2 or 3 steps; `long` takes more than this
+    if workload.times[-1] <= 1:  # which take one step, or a few; `long` takes 13 or more
         for options in ({}, {"solver": "verner6"}):
             setting = ours_setting("tape_kept", True, max_num_steps=FEW_STEPS, **options)
             yield dataclasses.replace(setting, label=f"{setting.label}, at most {FEW_STEPS} steps")

@@ -17,7 +17,6 @@ from modes import in_mode
 from tf_neuralode import odeint
 
 BATCH, WIDTH, HIDDEN = 4, 3, 5
-ADAPTIVE = ("dormand_prince", "tsit5", "verner6", "bosh3", "dormand_prince8")
 TOLERANCE = 1e-9
 
 

@@ -1,26 +1,17 @@
 """Peak memory of the gradients, measured in processes of their own."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
+from subprocesses import run_python
 
 HERE = pathlib.Path(__file__).parent
 
 
 def megabytes(what, gradient, mode):
-    command = [sys.executable, HERE / "gradient_memory.py", what, gradient, mode]
-    done = subprocess.run(
-        command,
-        # A thousand steps, which XLA does well to optimize.
-        env={**os.environ, "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=HERE.parent,
-        check=False,
+    # A thousand steps, which XLA does well to optimize.
+    done = run_python(
+        HERE / "gradient_memory.py", what, gradient, mode, cwd=HERE.parent, XLA_FLAGS=""
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return float(done.stdout)

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import tensorflow as tf
+from all_solvers import ADAPTIVE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_problems import BATCH, WIDTH, arrays
@@ -78,15 +79,7 @@ def optional(strategy):
 
 adaptive_solvers = st.builds(
     lambda cls, **settings: cls(**settings),
-    st.sampled_from(
-        [
-            solvers.DormandPrince,
-            solvers.Tsit5,
-            solvers.Verner6,
-            solvers.Bosh3,
-            solvers.DormandPrince8,
-        ]
-    ),
+    st.sampled_from(ADAPTIVE),
     rtol=tolerances,
     atol=tolerances,
     first_step_size=optional(positive),

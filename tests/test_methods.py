@@ -5,16 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_solvers import ADAPTIVE, FIXED
 from modes import MODES, in_mode
 from problems import DETEST
 
 from tf_neuralode import odeint, solvers
 from tf_neuralode.solvers import fixed, interpolation
 
-METHODS = [
-    solvers.DormandPrince, solvers.Tsit5, solvers.Verner6, solvers.Bosh3, solvers.DormandPrince8,
-    solvers.Euler, solvers.Midpoint, solvers.Heun, solvers.RK4,
-]  # fmt: skip
+METHODS = ADAPTIVE + FIXED
 # The methods with an interpolant of their own; the others have cubic Hermite, of order 3 at most.
 DENSE_ORDER = {"DormandPrince": 4, "Tsit5": 4, "Verner6": 4, "DormandPrince8": 7}
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_solvers import ADAPTIVE_NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from modes import MODES, in_mode
 from random_problems import (
-    ADAPTIVE,
     BATCH,
     arrays,
     error_bound,
@@ -31,7 +31,7 @@ def examples(number):
 
 
 @examples(40)
-@given(states, intervals(), weights, st.sampled_from(ADAPTIVE))
+@given(states, intervals(), weights, st.sampled_from(ADAPTIVE_NAMES))
 def test_solving_forth_and_back_returns_the_initial_state(y0, times, weights, solver):
     there, num_there = solve_net(y0, times, weights, solver)
     back, num_back = solve_net(there[-1], times[::-1], weights, solver)
@@ -40,7 +40,7 @@ def test_solving_forth_and_back_returns_the_initial_state(y0, times, weights, so
 
 
 @examples(40)
-@given(states, intervals(num_times=3), weights, st.sampled_from(ADAPTIVE))
+@given(states, intervals(num_times=3), weights, st.sampled_from(ADAPTIVE_NAMES))
 def test_splitting_an_interval_changes_nothing_beyond_the_tolerance(y0, times, weights, solver):
     whole, num_whole = solve_net(y0, times[[0, 2]], weights, solver)
     first, num_first = solve_net(y0, times[:2], weights, solver)
@@ -50,7 +50,7 @@ def test_splitting_an_interval_changes_nothing_beyond_the_tolerance(y0, times, w
 
 
 @examples(40)
-@given(states, intervals(num_times=4), weights, st.sampled_from(ADAPTIVE))
+@given(states, intervals(num_times=4), weights, st.sampled_from(ADAPTIVE_NAMES))
 def test_output_times_between_change_nothing_beyond_the_tolerance(y0, times, weights, solver):
     rows, num_rows = solve_net(y0, times, weights, solver)
     np.testing.assert_array_equal(rows[0], y0)
@@ -63,7 +63,7 @@ def test_output_times_between_change_nothing_beyond_the_tolerance(y0, times, wei
 
 
 @examples(40)
-@given(states, intervals(), weights, st.permutations(range(BATCH)), st.sampled_from(ADAPTIVE))
+@given(states, intervals(), weights, st.permutations(range(BATCH)), st.sampled_from(ADAPTIVE_NAMES))
 def test_permuting_a_batch_permutes_the_solution(y0, times, weights, order, solver):
     solution, num = solve_net(y0, times, weights, solver)
     permuted, num_permuted = solve_net(y0[order], times, weights, solver)
@@ -72,7 +72,7 @@ def test_permuting_a_batch_permutes_the_solution(y0, times, weights, order, solv
 
 
 @examples(30)
-@given(states, intervals(), weights, st.sampled_from(ADAPTIVE))
+@given(states, intervals(), weights, st.sampled_from(ADAPTIVE_NAMES))
 def test_splitting_a_batch_changes_nothing_beyond_the_tolerance(y0, times, weights, solver):
     solution, num = solve_net(y0, times, weights, solver)
     # Halves, so that the functions are traced for two sizes only.

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from all_solvers import ADAPTIVE, FIXED
 from modes import MODES, in_mode
 
 from tf_neuralode import gradients, odeint, solvers
 from tf_neuralode.solvers import status
 
 tfb, ode = tfp.bijectors, tfp.math.ode
-ADAPTIVE = [
-    solvers.DormandPrince, solvers.Tsit5, solvers.Verner6, solvers.Bosh3, solvers.DormandPrince8,
-]  # fmt: skip
-FIXED = [solvers.Euler, solvers.Midpoint, solvers.Heun, solvers.RK4]
 TIGHT = {"rtol": 1e-9, "atol": 1e-9, "max_num_steps": 3000}
 ONE = tf.ones([], tf.float64)
 
@@ -93,6 +90,8 @@ def test_previous_internal_state_is_a_warm_start(solver):
     # No search for a first step, whose length suits as well as one that was searched for.
     assert warm.diagnostics.num_ode_fn_evaluations < cold.diagnostics.num_ode_fn_evaluations
     assert attempts(warm.diagnostics) <= attempts(cold.diagnostics)
+    short = solver.copy(first_step_size=1e-3).solve(decay, 1.0, first.states[-1], [2.0])
+    assert attempts(warm.diagnostics) < attempts(short.diagnostics)
     # The default tolerance, 1e-3, over some ten steps.
     np.testing.assert_allclose(warm.states[-1], np.exp(-2), rtol=1e-2)
 

@@ -103,19 +103,14 @@ def num_evaluations_of_step_vjp(method: Method, dense: bool) -> int:
 def _stages(method: Method, dense: bool):
     """Nodes, rows of a and weights b of the stages that `step_vjp` goes through."""
     tableau = method.tableau
-    if not dense:
-        num = method.num_evaluations_to_advance
-    elif hands_last_slope_on(method):
-        num = tableau.num_stages - 1
-    else:
-        num = tableau.num_stages
-    # Behind the first stages of a tableau these are none.
-    extra = len(method.extra_nodes) if num == tableau.num_stages else 0
-    return (
-        (*tableau.c[:num], *method.extra_nodes[:extra]),
-        (*tableau.a[:num], *method.extra_rows[:extra]),
-        (*tableau.b[:num], *[0.0] * extra),
-    )
+    if dense and not hands_last_slope_on(method):
+        return (
+            (*tableau.c, *method.extra_nodes),
+            (*tableau.a, *method.extra_rows),
+            (*tableau.b, *[0.0] * len(method.extra_nodes)),
+        )
+    num = tableau.num_stages - 1 if dense else method.num_evaluations_to_advance
+    return tableau.c[:num], tableau.a[:num], tableau.b[:num]
 
 
 def _add_dense(d_slope: State, weights: np.ndarray, d_dense: State) -> State:
