@@ -16,6 +16,7 @@ from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import Diagnostics, diagnostics
 from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, StepHistory
 from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.xla import inside_xla
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,34 +47,41 @@ class OutputCotangents:
     def of_step(self, index, t, t_next, method, like: State):
         """Cotangents of a step's dense solution from the output times inside the step.
 
-        y(t_i) = sum_m theta_i^m coefficients[m], so coefficients[m] has sum_i theta_i^m g_i.
-
         Args:
           index: Last output time that has not been treated; the first is never treated here.
 
         Returns:
           The next index, and for each leaf `(num_coefficients, *leaf.shape)`.
         """
-        num = method.num_coefficients
+        if inside_xla():
+            return self._of_step_one_by_one(index, t, t_next, method.num_coefficients, like)
+        return self._of_step_at_once(index, t, t_next, method.num_coefficients)
+
+    def _of_step_at_once(self, index, t, t_next, num):
+        """All output times of a step; how many they are is known at run time only."""
+        before = tf.where(t_next > t, self.times <= t, self.times >= t)
+        end = index + 1
+        first = tf.reduce_sum(tf.cast(before[1:], tf.int32)) + 1
+        first = tf.minimum(first, end)
+        theta = (self.times[first:end] - t) / (t_next - t)
+        rows = [row[first:end] for row in self.rows]
+        return first - 1, interpolation.pull_back_times(rows, theta, num)
+
+    def _of_step_one_by_one(self, index, t, t_next, num, like: State):
+        """The same under XLA, where shapes are fixed and a small loop costs little."""
         forwards = t_next > t
 
-        def inside(i):
+        def inside(i, _):
             time = tf.gather(self.times, tf.maximum(i, 0))
             return (i >= 1) & tf.where(forwards, time > t, time < t)
 
         def add(i, sums):
             theta = (tf.gather(self.times, i) - t) / (t_next - t)
-            powers = interpolation.powers(theta, num)
-            products = []
-            for total, cotangent in zip(sums, self.at(i), strict=True):
-                column = tf.reshape(
-                    tf.cast(powers, total.dtype), [num] + [1] * cotangent.shape.rank
-                )
-                products.append(total + column * cotangent[tf.newaxis])
-            return i - 1, products
+            parts = interpolation.pull_back_time(self.at(i), theta, num)
+            return i - 1, [a + b for a, b in zip(sums, parts, strict=True)]
 
         zeros = [tf.stack([tf.zeros_like(x)] * num) for x in like]
-        return tf.while_loop(lambda i, _: inside(i), add, (index, zeros))
+        return tf.while_loop(inside, add, (index, zeros))
 
 
 Backward = Callable[

@@ -57,11 +57,6 @@ def _column(row: np.ndarray, like: tf.Tensor) -> tf.Tensor:
     return tf.constant(row.reshape([-1] + [1] * like.shape.rank), like.dtype)
 
 
-def powers(theta: tf.Tensor, num_coefficients: int) -> tf.Tensor:
-    """`theta^0 .. theta^(num_coefficients - 1)`, along a new last axis."""
-    return tf.stack([theta**m for m in range(num_coefficients)], axis=-1)
-
-
 def evaluate(coefs: State, theta: tf.Tensor) -> State:
     """The state at `theta`, a scalar or `(num,)`: each leaf `(*theta.shape, *leaf.shape)`."""
     return [_horner(tf.unstack(leaf), theta, leaf.shape.rank - 1) for leaf in coefs]
@@ -72,11 +67,47 @@ def evaluate_rows(coefs: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
     return _horner(tf.unstack(coefs, axis=1), theta, coefs.shape.rank - 2)
 
 
+def pull_back_time(cotangents: State, theta: tf.Tensor, num_coefficients: int) -> State:
+    """As `pull_back_times`, for the state at one time, a scalar."""
+    powers = tf.stack([theta**m for m in range(num_coefficients)])
+    return [_in_front_of(powers, x.shape.rank, x.dtype) * x[tf.newaxis] for x in cotangents]
+
+
+def pull_back_times(cotangents: State, theta: tf.Tensor, num_coefficients: int) -> State:
+    """Cotangents of the coefficients, from those of the states that `evaluate` has at `theta`.
+
+    With y(t_i) = sum_m theta_i^m coefficients[m] they are `sum_i theta_i^m cotangents[i]`.
+
+    Args:
+      cotangents: For each leaf `(num, *leaf.shape)`.
+      theta: `(num,)`.
+      num_coefficients: How many m.
+
+    Returns:
+      For each leaf `(num_coefficients, *leaf.shape)`; zeros if there are no times.
+    """
+
+    def sums(rows):
+        column = _in_front_of(theta, rows.shape.rank - 1, rows.dtype)
+        terms = [tf.reduce_sum(rows, axis=0)]
+        for _ in range(num_coefficients - 1):
+            rows = rows * column
+            terms.append(tf.reduce_sum(rows, axis=0))
+        return tf.stack(terms)
+
+    return [sums(rows) for rows in cotangents]
+
+
 def _horner(terms: list[tf.Tensor], theta: tf.Tensor, rank: int) -> tf.Tensor:
     """`sum_m terms[m] theta^m`, theta in front of a state's `rank` axes."""
-    shape = tf.concat([tf.shape(theta), [1] * rank], axis=0)
-    theta = tf.cast(tf.reshape(theta, shape), terms[0].dtype)
+    theta = _in_front_of(theta, rank, terms[0].dtype)
     total = terms[-1]
     for term in terms[-2::-1]:
         total = total * theta + term
     return total
+
+
+def _in_front_of(theta: tf.Tensor, rank: int, dtype: tf.DType) -> tf.Tensor:
+    """`theta` with `rank` axes of one entry behind its own."""
+    shape = tf.concat([tf.shape(theta), [1] * rank], axis=0)
+    return tf.cast(tf.reshape(theta, shape), dtype)
