@@ -67,7 +67,9 @@ class StoredAdjoint(BackwardTolerances, Gradient):
 
     def solve(self, problem: Problem) -> Solution:
         self.check_solver(problem.solver)
-        checkpoints = Checkpoints(problem.solver.max_num_steps, True, self._checkpoint)
+        checkpoints = Checkpoints(
+            problem.solver.max_num_steps, problem.solver.method.num_coefficients, self._checkpoint
+        )
         return solve_and_store(problem, checkpoints, self._backward, type(self).__name__)
 
     def _integrate_piece(

@@ -2,8 +2,9 @@
 
 With room for N steps in segments of K, a solve keeps the times of all N steps, the state at the
 start of each segment (N / K of them) and one segment in full. A backward pass starts with the last
-segment and solves each again from its checkpoint. K = sqrt(N) makes the memory smallest. A solve of
-at most K steps has left its one segment in place, and nothing is solved again.
+segment and solves each again from its checkpoint. A step of the segment is kept as its state, or as
+the m coefficients of its dense solution: N / K + m K states in all, fewest for K = sqrt(N / m). A
+solve of at most K steps has left its one segment in place, and nothing is solved again.
 """
 
 from __future__ import annotations
@@ -120,18 +121,19 @@ class Checkpoints(Recorder):
 
     Args:
       max_num_steps: The most steps that the solve can take.
-      dense: Keep dense solutions of the last segment's steps, and not only their states.
+      num_coefficients: How many coefficients of dense output to keep of the segment's steps (those
+        of the method, see `interpolation`), or 0 for their states at the start alone.
       checkpoint: If false, all steps are one segment: more memory, nothing is solved again.
 
     Result: `(times, starts, segment, num_steps, end)`, for `stored_solution`.
     """
 
-    def __init__(self, max_num_steps: int, dense: bool, checkpoint: bool = True):
-        square_root = math.isqrt(max_num_steps - 1) + 1
-        segment_size = max(square_root, _SMALLEST_SEGMENT) if checkpoint else max_num_steps
+    def __init__(self, max_num_steps: int, num_coefficients: int = 0, checkpoint: bool = True):
+        least_memory = math.ceil(math.sqrt(max_num_steps / max(num_coefficients, 1)))
+        segment_size = max(least_memory, _SMALLEST_SEGMENT) if checkpoint else max_num_steps
         self.segment_size = min(segment_size, max_num_steps)
         self._num_segments = -(-max_num_steps // self.segment_size)
-        self.needs_dense = dense
+        self.needs_dense = num_coefficients > 0
 
     def start(self, t0, y0):
         size = self._num_segments * self.segment_size + 1
@@ -162,11 +164,15 @@ class Checkpoints(Recorder):
         # A solve of several segments is going to be solved again; copying the last is no use.
         num_kept = tf.where(num_accepted > self.segment_size, 1, tf.maximum(num_accepted, 1))
         starts, segment = leave(starts, num_starts), leave(segment, num_kept)
-        return times.stack(), starts, segment, num_accepted, y
+        (times,) = leave([times], num_accepted + 1)
+        return times, starts, segment, num_accepted, y
 
     def stored_solution(self, result) -> StoredSolution:
         """The result as the backward pass needs it."""
         times, starts, segment, num_steps, end = result
+        # `evaluate` slices a whole segment.
+        room = self._num_segments * self.segment_size + 1 - tf.shape(times)[0]
+        times = tf.pad(times, [[0, room]])
 
         def enter(x, size):
             array = tf.TensorArray(x.dtype, size, element_shape=x.shape[1:], clear_after_read=False)

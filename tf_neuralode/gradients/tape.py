@@ -52,7 +52,7 @@ class Tape(Gradient):
         self.check_solver(problem.solver)
         if not self._checkpoint:
             return solve_keeping_activations(problem)
-        checkpoints = Checkpoints(problem.solver.max_num_steps, dense=False)
+        checkpoints = Checkpoints(problem.solver.max_num_steps)
         return solve_and_store(problem, checkpoints, _backward, type(self).__name__)
 
 
