@@ -44,12 +44,16 @@ class WorkerHandle:
     def close(self):
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what a dead process has not read
+            self._process.stdin.close()
         self._process.stdout.close()
 
     def _send(self, message):
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerFailed(f"the process ended with code {self._process.wait()}") from None
 
     def _receive(self):
         ready, _, _ = select.select([self._process.stdout], [], [], SECONDS_TO_ANSWER)
@@ -116,9 +120,13 @@ class Entry:
         with self._catch():
             self.rounds.append(self._worker.ask("run", num_steps=self._num_steps))
 
-    def finish(self):
+    def stop(self):
+        """Ends the worker, and gives its memory back."""
         if self._worker is not None:
             self._worker.close()
+
+    def finish(self):
+        self.stop()
         if self.rounds:
             self.figures["median_ms"] = statistics.median(self.rounds)
             self.figures["min_ms"] = min(self.rounds)

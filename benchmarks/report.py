@@ -65,7 +65,7 @@ def _study(study, groups):
             lines = [f"| setting | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         cells, first = [rows[0]["label"]], None
         for row in rows:
-            if "median_ms" not in row:
+            if "error" in row:
                 cells.append(f"failed: {_cell(row['error'])}")
                 continue
             figure = study.figure(row)

@@ -61,10 +61,11 @@ class Bench:
         """Figures of a study's rows, a list for each of its groups."""
         print(f"{name}:", flush=True)
         study = studies.make(name)
-        figures = self._measure([lambda entries, g=group: g for group in study.groups])
+        groups = [lambda entries, g=group: g for group in study.groups]
+        figures = self._measure(groups, in_turns=study.in_turns)
         return [[row for row in figures if row["group"] == i] for i in range(len(study.groups))]
 
-    def _measure(self, groups, reference_path=None):
+    def _measure(self, groups, reference_path=None, in_turns=True):
         """Starts the groups one after the other, then lets all take turns."""
         entries = []
         with open(self._folder / "workers.log", "a") as log:
@@ -77,8 +78,11 @@ class Bench:
                             continue
                         entries.append(entry)
                         entry.start(python, self._num_threads, log, reference_path)
+                        if not in_turns:
+                            entry.stop()
                         print(f"  {setting.name}: {_brief(entry.figures)}", flush=True)
-                driver.take_turns(entries, self._num_rounds)
+                if in_turns:
+                    driver.take_turns(entries, self._num_rounds)
             finally:
                 figures = [entry.finish() for entry in entries]
         return figures

@@ -14,7 +14,8 @@ class Study:
     """Settings on variants of a workload; each group is compared with its first row.
 
     `figure` maps a row of the results to the figure that is compared, `variant` to the name of its
-    column.
+    column. Where `in_turns` is false the settings are started and ended one after the other, since
+    no time is compared and all at once would not fit.
     """
 
     question: str
@@ -22,6 +23,7 @@ class Study:
     groups: list[list[tuple[dict, Setting]]]  # (the workload's name and changes, setting)
     variant: Callable[[dict], str]
     figure: Callable[[dict], float] = lambda row: row["median_ms"]
+    in_turns: bool = True
 
 
 def _bounds(gradient, xla, bounds, **workload):
@@ -54,6 +56,7 @@ def _memory():
         ],
         lambda row: f"at most {row['options']['max_num_steps']} steps",
         lambda row: row["peak_memory_mb"],
+        in_turns=False,
     )
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -99,6 +100,21 @@ def test_a_setting_that_fails_is_reported_and_takes_no_turn(tmp_path):
     driver.take_turns([entry], 2)
     figures = entry.finish()
     assert "no_such_module" in figures["error"]
+    assert figures["rounds_ms"] == []
+
+
+def test_a_worker_that_is_killed_is_a_figure_and_not_the_end(tmp_path):
+    setting = Setting("straight", "straight", {"xla": False, "num_evaluations": 2}, "graph")
+    entry = driver.Entry(setting, {"name": "tiny"})
+    with open(tmp_path / "log", "w") as log:
+        entry.start(sys.executable, 1, log, None)
+    (worker,) = [p for p in psutil.Process().children() if "worker.py" in " ".join(p.cmdline())]
+    worker.kill()  # as the system does for want of memory
+    worker.wait()
+    driver.take_turns([entry], 2)
+    figures = entry.finish()
+    assert "ended" in figures["error"]
+    assert figures["first_call_s"] > 0
     assert figures["rounds_ms"] == []
 
 
