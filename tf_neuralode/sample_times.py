@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_neuralode.gradients.vjp import with_backward
+from tf_neuralode.loops import while_loop
 from tf_neuralode.odeint import odeint
 from tf_neuralode.results import Results
 from tf_neuralode.solvers import AdaptiveRungeKutta, Diagnostics
@@ -129,7 +130,7 @@ class _Segments:
             total = _add(total, results.diagnostics, begin, end)
             return i + 1, y, rows, warm, first_steps.write(i, step_size), total
 
-        _, _, rows, _, first_steps, total = tf.while_loop(
+        _, _, rows, _, first_steps, total = while_loop(
             lambda i, *_: i < num - 1,
             segment,
             (zero, y0, rows, tf.zeros([], knots.dtype), first_steps, start),
@@ -179,7 +180,7 @@ class _Segments:
             tf.TensorArray(knots.dtype, num, element_shape=knots.shape[1:]),
             tf.zeros([]),
         )
-        _, adjoint_state, d_first, d_sources, d_knots, num_evaluations = tf.while_loop(
+        _, adjoint_state, d_first, d_sources, d_knots, num_evaluations = while_loop(
             lambda i, *_: i >= 0, segment, start, parallel_iterations=1
         )
         d_knots = d_knots.write(0, d_first).stack()

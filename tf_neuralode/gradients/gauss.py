@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.gradients.stored_adjoint import Piece, PieceResult, StoredAdjoint
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.recording import Recorder
 from tf_neuralode.solvers.runge_kutta import State, scale
@@ -77,7 +78,7 @@ class _Quadrature(Recorder):
 
         # A loop and no branch: it adds in place, and holds one node's products at a time.
         num = tf.where(step.accepted, self.num_nodes, 0)
-        _, total = tf.while_loop(
+        _, total = while_loop(
             lambda j, _: j < num, add, (tf.constant(0), saved), parallel_iterations=1
         )
         return total

@@ -13,6 +13,7 @@ from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
 from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
 from tf_neuralode.gradients.vjp import open_vjp
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
@@ -149,7 +150,7 @@ class StoredAdjoint(BackwardTolerances, Gradient):
             resolved,
             tf.constant(status_codes.SUCCESS),
         )
-        *_, adjoint_state, d_sources, _, num_evaluations, status = tf.while_loop(
+        *_, adjoint_state, d_sources, _, num_evaluations, status = while_loop(
             unfinished, piece, start
         )
         # The last piece ends at times[0] and adds its row, so nothing is left to add.

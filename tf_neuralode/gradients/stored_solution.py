@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.recording import Recorder, Step, read, state_arrays, write
@@ -98,9 +99,7 @@ class StoredSolution:
         if not dense:
             # The segment under work begins with this state in any case.
             segment = write(segment, 0, y)
-        _, _, segment = tf.while_loop(
-            lambda i, *_: i < num_steps, step, (tf.constant(0), y, segment)
-        )
+        _, _, segment = while_loop(lambda i, *_: i < num_steps, step, (tf.constant(0), y, segment))
         return segment, num_steps * num_evaluations_of_replay(method, dense)
 
     def evaluate(self, t: tf.Tensor, index: tf.Tensor, segment: Segment) -> State:

@@ -18,6 +18,7 @@ from tf_neuralode.gradients.step_vjp import (
 from tf_neuralode.gradients.stored_solution import Checkpoints, Segment, StoredSolution
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
 from tf_neuralode.gradients.vjp import open_vjp
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers.recording import read
 from tf_neuralode.solvers.runge_kutta import State
 
@@ -122,7 +123,7 @@ def _backward(
         d_dense_early,
         tf.constant(int(shared)),
     )
-    _, adjoint_state, d_sources, _, _, _, num_evaluations = tf.while_loop(
+    _, adjoint_state, d_sources, _, _, _, num_evaluations = while_loop(
         lambda n, *_: n >= 0,
         step,
         start,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.integration import Integration, finish
 from tf_neuralode.solvers.method import Method
@@ -97,7 +98,7 @@ def integrate(
     def attempt(p: _Progress):
         return (_attempt(method, settings, f, t0, t1, direction, recorders, p),)
 
-    (end,) = tf.while_loop(unfinished, attempt, (start,), maximum_iterations=settings.max_num_steps)
+    (end,) = while_loop(unfinished, attempt, (start,), maximum_iterations=settings.max_num_steps)
     status = tf.where(unfinished(end), status_codes.MAX_NUM_STEPS, end.status)
     return finish(end, status, recorders)
 

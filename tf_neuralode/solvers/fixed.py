@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.integration import Integration, finish
 from tf_neuralode.solvers.method import Method
@@ -72,7 +73,7 @@ def integrate(
         num_evaluations += p.num_evaluations
         return (_Progress(t_next, y1, k0, p.h, n + 1, p.num_rejected, num_evaluations, saved),)
 
-    (end,) = tf.while_loop(
+    (end,) = while_loop(
         lambda p: p.num_accepted < num_steps,
         step,
         (start,),
