@@ -94,16 +94,30 @@ class OutputTimes(Recorder):
         self._y0: State = []
 
     def start(self, t0, y0):
-        """The rows, all of them NaN."""
+        """Under XLA the rows, all of them NaN; otherwise the first of the pieces of rows."""
         del t0
         self._y0 = y0
         if not self.needs_dense:
             return ()
+        first = tf.constant(1)
+        return (first, self._rows(y0)) if inside_xla() else (first, self._pieces(y0))
+
+    def _rows(self, y0):
         arrays = []
         for array, x in zip(state_arrays(y0, self._num), not_a_number_like(y0), strict=True):
             rows = tf.repeat(x[tf.newaxis], self._num, axis=0)
             arrays.append(array.unstack(tf.ensure_shape(rows, [self._times.shape[0], *x.shape])))
-        return tf.constant(1), arrays
+        return arrays
+
+    def _pieces(self, y0):
+        """The initial state, then for each step its rows, then what is left: one copy in all."""
+        arrays = [
+            tf.TensorArray(
+                x.dtype, 1, dynamic_size=True, infer_shape=False, element_shape=[None, *x.shape]
+            )
+            for x in y0
+        ]
+        return write(arrays, 0, [x[tf.newaxis] for x in y0])
 
     def record(self, saved, step):
         """Fills the rows of the times that the step got to."""
@@ -121,10 +135,8 @@ class OutputTimes(Recorder):
         index, arrays = saved
         end = tf.reduce_sum(tf.cast(self._reached(self._times[:-1], step), tf.int32))
         end = tf.maximum(end, index)
-        rows = tf.range(index, end)
         theta = (self._times[index:end] - step.t) / (step.t_next - step.t)
-        values = interpolation.evaluate(step.dense, theta)
-        return end, [array.scatter(rows, x) for array, x in zip(arrays, values, strict=True)]
+        return end, write(arrays, step.index + 1, interpolation.evaluate(step.dense, theta))
 
     def _write_one_by_one(self, saved, step):
         """The same under XLA, where shapes are fixed and a small loop costs little."""
@@ -141,12 +153,23 @@ class OutputTimes(Recorder):
 
     def finish(self, saved, t, y, num_accepted):
         """The first and the last row, the states at the ends, are added."""
-        del t, num_accepted
+        del t
         if not self.needs_dense:
             return [tf.stack([a, b]) for a, b in zip(self._y0, y, strict=True)]
-        _, arrays = saved
-        arrays = write(write(arrays, 0, self._y0), self._num - 1, y)
-        return [array.stack() for array in arrays]
+        index, arrays = saved
+        if inside_xla():
+            arrays = write(write(arrays, 0, self._y0), self._num - 1, y)
+            return [array.stack() for array in arrays]
+        num_missing = self._num - 1 - index
+        last = [
+            tf.concat([tf.repeat(nan[tf.newaxis], num_missing, axis=0), x[tf.newaxis]], axis=0)
+            for x, nan in zip(y, not_a_number_like(y), strict=True)
+        ]
+        arrays = write(arrays, num_accepted + 1, last)
+        return [
+            tf.ensure_shape(array.concat(), [self._times.shape[0], *x.shape])
+            for array, x in zip(arrays, y, strict=True)
+        ]
 
 
 class AcceptedSteps(Recorder):
