@@ -19,8 +19,8 @@ def while_loop(
     tensors into a temporary variable, made as soon as the first summand's operation has run. If
     that is a loop variable, its operation runs once more than the body, when the loop ends, and the
     variable is left over. The next call then finds it: `AlreadyExistsError`, seen with states of
-    10 MB in nested loops (TensorFlow 2.21; issues 23780 and 38906 there). So the body sees
-    its loop variables behind an operation that passes them on, and that no optimizer removes.
+    10 MB in nested loops (TensorFlow 2.21; issues 23780 and 38906 there). So the body sees its loop
+    variables behind an operation that passes them on and isn't pruned as an identity is.
     """
     if tf.executing_eagerly() or inside_xla():
         return tf.while_loop(cond, body, loop_vars, **options)

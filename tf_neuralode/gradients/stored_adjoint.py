@@ -55,8 +55,9 @@ class StoredAdjoint(BackwardTolerances, Gradient):
 
     Args:
       rtol, atol: Tolerances of the backward solve; the solver's own if `None`.
-      checkpoint: Whether to keep only sqrt(max_num_steps) steps at a time and solve the forward
-        equation again, segment by segment, where there are more. If false all are kept.
+      checkpoint: Whether to keep only a segment of the steps at a time, see `stored_solution`, and
+        solve the forward equation again, segment by segment, where there are more. If false all
+        are kept.
     """
 
     def __init__(self, rtol: Any = None, atol: Any = None, checkpoint: bool = True) -> None:

@@ -11,6 +11,7 @@ from tf_neuralode.gradients.closure import first_slope
 from tf_neuralode.gradients.gradient import Problem, Solution
 from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.vjp import with_backward
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import Diagnostics, diagnostics
@@ -81,7 +82,7 @@ class OutputCotangents:
             return i - 1, [a + b for a, b in zip(sums, parts, strict=True)]
 
         zeros = [tf.stack([tf.zeros_like(x)] * num) for x in like]
-        return tf.while_loop(inside, add, (index, zeros))
+        return while_loop(inside, add, (index, zeros))
 
 
 Backward = Callable[

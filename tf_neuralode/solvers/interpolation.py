@@ -68,7 +68,7 @@ def evaluate_rows(coefs: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
 
 
 def pull_back_time(cotangents: State, theta: tf.Tensor, num_coefficients: int) -> State:
-    """As `pull_back_times`, for the state at one time, a scalar."""
+    """As `pull_back_times`, for the state at one time, a scalar: one product, which XLA fuses."""
     powers = tf.stack([theta**m for m in range(num_coefficients)])
     return [_in_front_of(powers, x.shape.rank, x.dtype) * x[tf.newaxis] for x in cotangents]
 

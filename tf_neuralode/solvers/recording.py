@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.xla import inside_xla
@@ -149,7 +150,7 @@ class OutputTimes(Recorder):
             value = interpolation.evaluate(step.dense, (tf.gather(self._times, i) - step.t) / h)
             return i + 1, write(arrays, i, value)
 
-        return tf.while_loop(inside, write_next, saved)
+        return while_loop(inside, write_next, saved)
 
     def finish(self, saved, t, y, num_accepted):
         """The first and the last row, the states at the ends, are added."""
