@@ -1,5 +1,9 @@
 """Gradients against finite differences, exact gradients and each other."""
 
+import functools
+import math
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -250,25 +254,51 @@ def test_gradient_of_a_failed_solve_is_nan(gradient, mode):
     assert np.all(np.isnan(in_mode(function, mode)(tf.constant([1.0]))))
 
 
-def test_rejected_attempts_that_overflow_leave_no_trace_in_the_gradient():
+@pytest.mark.parametrize("times", [[0.0, 0.95], [0.0, 0.3, 0.5, 0.6, 0.61, 0.95]], ids=len)
+@pytest.mark.parametrize("mode", MODES)
+def test_rejected_attempts_that_overflow_leave_no_trace_in_the_gradient(mode, times):
     # exp(200 t) at the far end of a first step of 1 overflows in float32; the step is rejected.
-    def function(checkpoint):
-        rate = tf.constant(1.0)
-        solver = solvers.DormandPrince(1e-5, 1e-5, first_step_size=1.0)
+    def function(rate, checkpoint):
+        solver = solvers.DormandPrince(1e-5, 1e-5, first_step_size=1.0, max_num_steps=100)
         with tf.GradientTape() as tape:
             tape.watch(rate)
             results = odeint(
                 lambda t, y, rate: rate * tf.exp(200 * (t - 0.9) * tf.ones_like(y)) - y,
                 tf.constant([1.0]),
-                [0.0, 0.95],
+                times,
                 rate,
                 solver=solver,
                 gradient=gradients.Tape(checkpoint=checkpoint),
             )
-            loss = results.states[-1, 0]
+            loss = tf.reduce_sum(results.states[1:])
         return tape.gradient(loss, rate), results.diagnostics
 
-    kept, diagnostics = function(checkpoint=False)
+    rate = tf.constant(1.0)
+    kept, diagnostics = in_mode(functools.partial(function, checkpoint=False), mode)(rate)
     assert diagnostics.num_rejected_steps > 0
     assert np.isfinite(kept)
-    np.testing.assert_allclose(kept, function(checkpoint=True)[0], rtol=1e-5)  # float32
+    replayed, _ = in_mode(functools.partial(function, checkpoint=True), mode)(rate)
+    np.testing.assert_allclose(kept, replayed, rtol=1e-5)  # float32
+
+
+def test_xla_copies_nothing_larger_than_a_state_inside_its_loops():
+    """Neither the rows of the output times nor the room for the activations of all steps."""
+    state_shape = (7, 3)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(y0):
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            solver = solvers.Bosh3(1e-3, 1e-3, max_num_steps=64)
+            gradient = gradients.Tape(checkpoint=False)
+            times = np.linspace(0, 5, 13)
+            results = odeint(lambda t, y: tf.sin(y), y0, times, solver=solver, gradient=gradient)
+            loss = tf.reduce_sum(results.states**2)
+        return tape.gradient(loss, y0)
+
+    compiled = step.experimental_get_compiler_ir(tf.ones(state_shape))(stage="optimized_hlo")
+    loops, _ = compiled.split("\nENTRY ")
+    copied = re.findall(r"= \w+\[([\d,]*)\]\S* copy\(", loops)
+    sizes = [math.prod(map(int, shape.split(","))) for shape in copied if shape]
+    assert math.prod(state_shape) in sizes  # of the loop's own state, for one
+    assert max(sizes) == math.prod(state_shape)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_neuralode.gradients.gradient import Problem, Solution
-from tf_neuralode.results import DenseSolution
+from tf_neuralode.solvers import FixedStepRungeKutta
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import diagnostics
-from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, Recorder
+from tf_neuralode.solvers.output_times import output_recorder
+from tf_neuralode.solvers.recording import AcceptedSteps
 from tf_neuralode.solvers.runge_kutta import Attempt, PerAttempt, State
 
 
@@ -57,41 +58,30 @@ class _Gate:
 
 
 def solve_keeping_activations(problem: Problem) -> Solution:
-    """Solves `problem` in a way that is differentiable as it stands, to any order.
-
-    Output times between the ends are interpolated after the solve, all at once, from the dense
-    solutions of the steps: a loop inside the loop would keep its activations for each step.
-    """
+    """Solves `problem` in a way that is differentiable as it stands, to any order."""
     times, solver = problem.times, problem.solver
     # Where all attempts are rejected their gates would make the parameters' gradients zero.
     verdict = _Gate(otherwise=float("nan"))
-    dense = problem.has_interior_times or problem.keep_steps
-    recorder: Recorder = OutputTimes(times)
-    if dense:
-        recorder = AcceptedSteps(solver.max_num_steps, solver.method.num_coefficients)
+    # XLA can't differentiate a loop of adaptive steps twice, whatever is in it.
+    twice_under_xla = isinstance(solver, FixedStepRungeKutta)
+    recorders = [output_recorder(times, bounded=twice_under_xla)]
+    if problem.keep_steps:
+        recorders.append(AcceptedSteps(solver.max_num_steps, solver.method.num_coefficients))
     result = solver.integrate(
         GatedField(problem.f, verdict(problem.params)),
         times[0],
         times[-1],
         problem.y0,
-        [recorder],
+        recorders,
         problem.pack,
     )
-    if dense:
-        steps = result.saved[0]
-        rows = DenseSolution.from_steps(steps, pack=list).evaluate(times[1:-1])
-        rows = [
-            tf.concat([y0[tf.newaxis], row, y[tf.newaxis]], axis=0)
-            for y0, row, y in zip(problem.y0, rows, result.y, strict=True)
-        ]
-    else:
-        steps, rows = None, result.saved[0]
+    rows, *steps = result.saved
     success = result.status == status_codes.SUCCESS
     verdict.settle(success)
     return Solution(
         rows=_spoil_gradient_after_failure(rows, success),
         diagnostics=diagnostics(result),
-        steps=tf.nest.map_structure(tf.stop_gradient, steps) if problem.keep_steps else None,
+        steps=tf.nest.map_structure(tf.stop_gradient, steps[0]) if steps else None,
     )
 
 

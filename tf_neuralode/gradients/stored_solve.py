@@ -11,13 +11,11 @@ from tf_neuralode.gradients.closure import first_slope
 from tf_neuralode.gradients.gradient import Problem, Solution
 from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.vjp import with_backward
-from tf_neuralode.loops import while_loop
-from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import Diagnostics, diagnostics
-from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, StepHistory
+from tf_neuralode.solvers.output_times import output_recorder, pull_back_rows
+from tf_neuralode.solvers.recording import AcceptedSteps, StepHistory
 from tf_neuralode.solvers.runge_kutta import State
-from tf_neuralode.xla import inside_xla
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +43,7 @@ class OutputCotangents:
     def add(self, adjoint_state: State, index) -> State:
         return [a + b for a, b in zip(adjoint_state, self.at(index), strict=True)]
 
-    def of_step(self, index, t, t_next, method, like: State):
+    def of_step(self, index, t, t_next, method):
         """Cotangents of a step's dense solution from the output times inside the step.
 
         Args:
@@ -54,35 +52,10 @@ class OutputCotangents:
         Returns:
           The next index, and for each leaf `(num_coefficients, *leaf.shape)`.
         """
-        if inside_xla():
-            return self._of_step_one_by_one(index, t, t_next, method.num_coefficients, like)
-        return self._of_step_at_once(index, t, t_next, method.num_coefficients)
-
-    def _of_step_at_once(self, index, t, t_next, num):
-        """All output times of a step; how many they are is known at run time only."""
-        before = tf.where(t_next > t, self.times <= t, self.times >= t)
-        end = index + 1
-        first = tf.reduce_sum(tf.cast(before[1:], tf.int32)) + 1
-        first = tf.minimum(first, end)
-        theta = (self.times[first:end] - t) / (t_next - t)
-        rows = [row[first:end] for row in self.rows]
-        return first - 1, interpolation.pull_back_times(rows, theta, num)
-
-    def _of_step_one_by_one(self, index, t, t_next, num, like: State):
-        """The same under XLA, where shapes are fixed and a small loop costs little."""
-        forwards = t_next > t
-
-        def inside(i, _):
-            time = tf.gather(self.times, tf.maximum(i, 0))
-            return (i >= 1) & tf.where(forwards, time > t, time < t)
-
-        def add(i, sums):
-            theta = (tf.gather(self.times, i) - t) / (t_next - t)
-            parts = interpolation.pull_back_time(self.at(i), theta, num)
-            return i - 1, [a + b for a, b in zip(sums, parts, strict=True)]
-
-        zeros = [tf.stack([tf.zeros_like(x)] * num) for x in like]
-        return while_loop(inside, add, (index, zeros))
+        begin, d_dense = pull_back_rows(
+            self.rows, self.times, index + 1, t, t_next, method.num_coefficients
+        )
+        return begin - 1, d_dense
 
 
 Backward = Callable[
@@ -108,7 +81,7 @@ def solve_and_store(
     def forward(probe, *inputs):
         del probe
         y0, params = list(inputs[:num_leaves]), list(inputs[num_leaves:][:num_params])
-        recorders = [OutputTimes(problem.times), checkpoints]
+        recorders = [output_recorder(problem.times), checkpoints]
         if problem.keep_steps:
             recorders.append(
                 AcceptedSteps(problem.solver.max_num_steps, problem.solver.method.num_coefficients)

@@ -68,9 +68,9 @@ def _backward(
     shared = dense and hands_last_slope_on(method)
     f = lambda t, y: problem.f(t, y, problem.params)
 
-    def of_step(next_output: tf.Tensor, n: tf.Tensor, like: State) -> tuple:
+    def of_step(next_output: tf.Tensor, n: tf.Tensor) -> tuple:
         t, t_next = stored.times[n], stored.times[n + 1]
-        return cotangents.of_step(next_output, t, t_next, method, like)
+        return cotangents.of_step(next_output, t, t_next, method)
 
     def of_end_slope(n: tf.Tensor, d_dense: State) -> State:
         return end_slope_cotangent(method, stored.times[n + 1] - stored.times[n], d_dense)
@@ -95,10 +95,10 @@ def _backward(
             d_dense = d_dense_early
             # In front of the first step there are no output times left.
             before = tf.maximum(n - 1, 0)
-            next_output, d_dense_early = of_step(next_output, before, adjoint_state)
+            next_output, d_dense_early = of_step(next_output, before)
             d_slope = of_end_slope(before, d_dense_early)
         elif dense:
-            next_output, d_dense = of_step(next_output, n, adjoint_state)
+            next_output, d_dense = of_step(next_output, n)
         adjoint_state, d_sources = step_vjp(
             f, method, t, t_next, y, sources, adjoint_state, d_dense, d_slope, d_sources
         )
@@ -110,7 +110,7 @@ def _backward(
     d_dense_early: State = []
     if shared:
         last = tf.maximum(stored.num_steps - 1, 0)
-        next_output, d_dense_early = of_step(next_output, last, adjoint_state)
+        next_output, d_dense_early = of_step(next_output, last)
         _, pullback = open_vjp(f, problem.times[-1], stored.end, sources)
         d_end, d_sources = pullback(of_end_slope(last, d_dense_early))
         adjoint_state = [a + b for a, b in zip(adjoint_state, d_end, strict=True)]

@@ -58,8 +58,27 @@ def _column(row: np.ndarray, like: tf.Tensor) -> tf.Tensor:
 
 
 def evaluate(coefs: State, theta: tf.Tensor) -> State:
-    """The state at `theta`, a scalar or `(num,)`: each leaf `(*theta.shape, *leaf.shape)`."""
-    return [_horner(tf.unstack(leaf), theta, leaf.shape.rank - 1) for leaf in coefs]
+    """The state at `theta`, a scalar or `(num,)`: each leaf `(*theta.shape, *leaf.shape)`.
+
+    Differentiable with respect to the coefficients, for which theta is a constant.
+    """
+    return [_evaluated(leaf, theta) for leaf in coefs]
+
+
+def _evaluated(coefs: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
+    def horner(coefs):
+        return _horner(tf.unstack(coefs), theta, coefs.shape.rank - 1)
+
+    if tf.executing_eagerly():
+        return horner(coefs)
+
+    @tf.custom_gradient
+    def differentiable(coefs):
+        # As in `runge_kutta.advanced`: TensorFlow's own gradient would keep all partial sums.
+        pull_back = pull_back_times if theta.shape.rank else pull_back_time
+        return horner(coefs), lambda d: pull_back([d], theta, coefs.shape[0])[0]
+
+    return differentiable(coefs)
 
 
 def evaluate_rows(coefs: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_neuralode.loops import while_loop
-from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.xla import inside_xla
 
@@ -79,98 +77,6 @@ def write(arrays: list[tf.TensorArray], index: tf.Tensor, y: State) -> list[tf.T
 def read(arrays: list[tf.TensorArray], index: tf.Tensor) -> State:
     """The leaves that `write` wrote."""
     return [array.read(index) for array in arrays]
-
-
-class OutputTimes(Recorder):
-    """The state at `times`: first, last, and by dense output those between.
-
-    Result: for each leaf `(num_times, *leaf.shape)`. Times that were not reached hold NaN.
-    """
-
-    def __init__(self, times: tf.Tensor):
-        self._times = times
-        self._num = tf.shape(times)[0] if times.shape[0] is None else times.shape[0]
-        # Two times are the ends, which need no interpolation; then there is nothing to record.
-        self.needs_dense = times.shape[0] is None or times.shape[0] > 2
-        self._y0: State = []
-
-    def start(self, t0, y0):
-        """Under XLA the rows, all of them NaN; otherwise the first of the pieces of rows."""
-        del t0
-        self._y0 = y0
-        if not self.needs_dense:
-            return ()
-        first = tf.constant(1)
-        return (first, self._rows(y0)) if inside_xla() else (first, self._pieces(y0))
-
-    def _rows(self, y0):
-        arrays = []
-        for array, x in zip(state_arrays(y0, self._num), not_a_number_like(y0), strict=True):
-            rows = tf.repeat(x[tf.newaxis], self._num, axis=0)
-            arrays.append(array.unstack(tf.ensure_shape(rows, [self._times.shape[0], *x.shape])))
-        return arrays
-
-    def _pieces(self, y0):
-        """The initial state, then for each step its rows, then what is left: one copy in all."""
-        arrays = [
-            tf.TensorArray(
-                x.dtype, 1, dynamic_size=True, infer_shape=False, element_shape=[None, *x.shape]
-            )
-            for x in y0
-        ]
-        return write(arrays, 0, [x[tf.newaxis] for x in y0])
-
-    def record(self, saved, step):
-        """Fills the rows of the times that the step got to."""
-        if not self.needs_dense:
-            return saved
-        return self._write_one_by_one(saved, step) if inside_xla() else self._write_all(saved, step)
-
-    def _reached(self, times, step):
-        """Whether the step got to `times`."""
-        passed = tf.where(step.t_next > step.t, times <= step.t_next, times >= step.t_next)
-        return step.accepted & passed
-
-    def _write_all(self, saved, step):
-        """All output times of a step at once; how many they are is known at run time only."""
-        index, arrays = saved
-        end = tf.reduce_sum(tf.cast(self._reached(self._times[:-1], step), tf.int32))
-        end = tf.maximum(end, index)
-        theta = (self._times[index:end] - step.t) / (step.t_next - step.t)
-        return end, write(arrays, step.index + 1, interpolation.evaluate(step.dense, theta))
-
-    def _write_one_by_one(self, saved, step):
-        """The same under XLA, where shapes are fixed and a small loop costs little."""
-        h = step.t_next - step.t
-
-        def inside(i, _):
-            return (i < self._num - 1) & self._reached(tf.gather(self._times, i), step)
-
-        def write_next(i, arrays):
-            value = interpolation.evaluate(step.dense, (tf.gather(self._times, i) - step.t) / h)
-            return i + 1, write(arrays, i, value)
-
-        return while_loop(inside, write_next, saved)
-
-    def finish(self, saved, t, y, num_accepted):
-        """The first and the last row, the states at the ends, are added."""
-        del t
-        if not self.needs_dense:
-            return [tf.stack([a, b]) for a, b in zip(self._y0, y, strict=True)]
-        index, arrays = saved
-        if inside_xla():
-            arrays = write(write(arrays, 0, self._y0), self._num - 1, y)
-            return [array.stack() for array in arrays]
-        num_missing = self._num - 1 - index
-        last = [
-            tf.concat([tf.repeat(nan[tf.newaxis], num_missing, axis=0), x[tf.newaxis]], axis=0)
-            for x, nan in zip(y, not_a_number_like(y), strict=True)
-        ]
-        arrays = write(arrays, num_accepted + 1, last)
-        return [
-            tf.ensure_shape(array.concat(), [self._times.shape[0], *x.shape])
-            for array, x in zip(arrays, y, strict=True)
-        ]
 
 
 class AcceptedSteps(Recorder):

@@ -20,7 +20,8 @@ from tf_neuralode.solvers.diagnostics import diagnostics
 from tf_neuralode.solvers.flat_state import FlatState
 from tf_neuralode.solvers.integration import Integration
 from tf_neuralode.solvers.method import Method
-from tf_neuralode.solvers.recording import AcceptedSteps, OutputTimes, Recorder, StepHistory
+from tf_neuralode.solvers.output_times import output_recorder
+from tf_neuralode.solvers.recording import AcceptedSteps, Recorder, StepHistory
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.solvers.tableau import ButcherTableau
 
@@ -214,7 +215,7 @@ class RungeKutta(tfp.math.ode.Solver):
         else:
             times = tf.cast(solution_times, flat.time_dtype)
             # The first output may be the initial time itself, or a later one.
-            recorder = OutputTimes(tf.concat([[t0], times], axis=0))
+            recorder = output_recorder(tf.concat([[t0], times], axis=0))
             t1 = times[-1]
         recorders = [recorder]
         if self._keep_steps:

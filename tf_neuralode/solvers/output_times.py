@@ -1,0 +1,240 @@
+"""The state at output times: from the dense solutions of steps to rows of a result, and back.
+
+A step's rows are linear in its dense solution. How many they are is known at run time only: in a
+graph a step treats all of its own at once, under XLA, where shapes are fixed, one by one, in a
+small loop that costs little there.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_neuralode.loops import while_loop
+from tf_neuralode.solvers import interpolation
+from tf_neuralode.solvers.recording import Recorder, not_a_number_like, state_arrays, write
+from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.xla import inside_xla
+
+
+def output_recorder(times: tf.Tensor, bounded: bool = False) -> Recorder:
+    """Records the state at `times`: first, last, and by dense output those between.
+
+    Derivatives, for which the times are constants, pass through it in every mode.
+
+    Args:
+      times: `(num_times,)`, sorted.
+      bounded: Whether XLA is told how often a small loop can run at most. It needs that for a
+        second derivative, and it costs a tenth of a training step with many output times.
+
+    Returns:
+      A recorder whose result is, for each leaf, `(num_times, *leaf.shape)`. Times that were not
+      reached hold NaN.
+    """
+    if times.shape[0] == 2:
+        return _Ends()
+    return _OneByOne(times, bounded) if inside_xla() else _AllOfAStep(times)
+
+
+def pull_back_rows(
+    rows: State, times: tf.Tensor, end: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, num: int
+) -> tuple[tf.Tensor, State]:
+    """Cotangents of a step's dense solution, from those of the rows that it made.
+
+    Args:
+      rows: Cotangents of all rows: for each leaf `(num_times, *leaf.shape)`.
+      times: `(num_times,)`; the first is no step's.
+      end: Index behind the step's last output time.
+      t, t_next: The step's ends.
+      num: Number of coefficients of the dense solution.
+
+    Returns:
+      Index of the step's first output time, and for each leaf `(num, *leaf.shape)`.
+    """
+    if inside_xla():
+        return _pull_back_one_by_one(rows, times, end, t, t_next, num)
+    begin = tf.clip_by_value(_num_passed(times, t, t_next > t), 1, end)
+    theta = _position(times[begin:end], t, t_next)
+    return begin, interpolation.pull_back_times([row[begin:end] for row in rows], theta, num)
+
+
+def _position(times, t, t_next):
+    return (times - t) / (t_next - t)
+
+
+def _num_passed(times, t, forwards):
+    """How many of the sorted `times` come before `t`, or are `t`."""
+    return tf.reduce_sum(tf.cast(_is_passed(times, t, forwards), tf.int32))
+
+
+def _is_passed(time, t, forwards):
+    return tf.where(forwards, time <= t, time >= t)
+
+
+class _Ends(Recorder):
+    """First and last state: nothing to record, nothing to interpolate."""
+
+    def start(self, t0, y0):
+        del t0
+        return y0
+
+    def record(self, saved, step):
+        del step
+        return saved
+
+    def finish(self, saved, t, y, num_accepted):
+        del t, num_accepted
+        return [tf.stack([a, b]) for a, b in zip(saved, y, strict=True)]
+
+
+class _BetweenTheEnds(Recorder):
+    """What both modes share: the first row is that of the start, the last that of the end."""
+
+    needs_dense = True
+
+    def __init__(self, times: tf.Tensor):
+        self._times = times
+        self._num = times.shape[0] or tf.shape(times)[0]
+
+
+class _AllOfAStep(_BetweenTheEnds):
+    """Pieces of rows, one for each attempt: in the end one copy of them all.
+
+    A rejected attempt's piece is empty. The next attempt doesn't write over it, since TensorFlow's
+    gradient of that would expect pieces of the same shape.
+    """
+
+    def start(self, t0, y0):
+        del t0
+        arrays = [
+            tf.TensorArray(
+                x.dtype, 1, dynamic_size=True, infer_shape=False, element_shape=[None, *x.shape]
+            )
+            for x in y0
+        ]
+        one = tf.constant(1)
+        return one, one, write(arrays, 0, [x[tf.newaxis] for x in y0])
+
+    def record(self, saved, step):
+        num_pieces, begin, arrays = saved
+        passed = _num_passed(self._times[:-1], step.t_next, step.t_next > step.t)
+        end = tf.where(step.accepted, tf.maximum(passed, begin), begin)
+        theta = _position(self._times[begin:end], step.t, step.t_next)
+        piece = interpolation.evaluate(step.dense, theta)
+        return num_pieces + 1, end, write(arrays, num_pieces, piece)
+
+    def finish(self, saved, t, y, num_accepted):
+        del t, num_accepted
+        num_pieces, index, arrays = saved
+        num_missing = self._num - 1 - index
+        last = [
+            tf.concat([tf.repeat(nan[tf.newaxis], num_missing, axis=0), x[tf.newaxis]], axis=0)
+            for x, nan in zip(y, not_a_number_like(y), strict=True)
+        ]
+        arrays = write(arrays, num_pieces, last)
+        return [
+            tf.ensure_shape(array.concat(), [self._times.shape[0], *x.shape])
+            for array, x in zip(arrays, y, strict=True)
+        ]
+
+
+class _OneByOne(_BetweenTheEnds):
+    """All rows in their place from the start."""
+
+    def __init__(self, times: tf.Tensor, bounded: bool):
+        super().__init__(times)
+        self._max_num = times.shape[0] if bounded else None
+
+    def start(self, t0, y0):
+        del t0
+        nan = [tf.repeat(x[tf.newaxis], self._num, axis=0) for x in not_a_number_like(y0)]
+        return tf.constant(1), _put(nan, 0, y0)
+
+    def record(self, saved, step):
+        begin, rows = saved
+        # A rejected attempt gets nowhere.
+        reached = tf.where(step.accepted, step.t_next, step.t)
+        return _write_one_by_one(
+            rows, step.dense, self._times, begin, step.t, step.t_next, reached, self._max_num
+        )
+
+    def finish(self, saved, t, y, num_accepted):
+        del t, num_accepted
+        return _put(saved[1], self._num - 1, y)
+
+
+def _put(rows: State, index, y: State) -> State:
+    """`rows` with another one at `index`. Under XLA an array is a tensor, and none is copied."""
+    arrays = state_arrays(y, rows[0].shape[0] or tf.shape(rows[0])[0])
+    arrays = [array.unstack(x) for array, x in zip(arrays, rows, strict=True)]
+    arrays = write(arrays, index, y)
+    return [tf.ensure_shape(a.stack(), x.shape) for a, x in zip(arrays, rows, strict=True)]
+
+
+def _write_one_by_one(rows, dense, times, begin, t, t_next, reached, max_num=None):
+    """`rows`, those of the times from `begin` on up to `reached` from a step's dense solution.
+
+    Returns the index behind the last of them, too.
+    """
+    num_leaves, num = len(rows), dense[0].shape[0]
+    last, forwards = tf.shape(times)[0] - 1, t_next > t
+    theta = _position(times, t, t_next)
+
+    @tf.custom_gradient
+    def written(*rows_and_dense):
+        rows, dense = list(rows_and_dense[:num_leaves]), list(rows_and_dense[num_leaves:])
+
+        def is_left(i, _):
+            return (i < last) & _is_passed(tf.gather(times, i), reached, forwards)
+
+        def one(i, rows):
+            return i + 1, _put(rows, i, interpolation.evaluate(dense, tf.gather(theta, i)))
+
+        end, rows = while_loop(is_left, one, (begin, rows), maximum_iterations=max_num)
+
+        def backward(_, *d_rows):
+            # A row is written once, or again after a rejected attempt, which has no gradient. So
+            # what a row held before doesn't matter, and its cotangent needn't be set to zero: that
+            # would copy the rows at each step.
+            _, d_dense = _pull_back_one_by_one(list(d_rows), times, end, t, t_next, num, max_num)
+            return [*d_rows, *d_dense]
+
+        return [end, *rows], backward
+
+    end, *rows = written(*rows, *dense)
+    return end, rows
+
+
+def _pull_back_one_by_one(rows, times, end, t, t_next, num: int, max_num=None):
+    """The transpose of `_write_one_by_one` for the dense solution, with the index `begin`."""
+    # In a gradient that is differentiated itself an inner loop can't take tensors of the forward
+    # loop, but what is made of them here.
+    end, t, t_next = tf.identity(end), tf.identity(t), tf.identity(t_next)
+    forwards, theta = t_next > t, _position(times, t, t_next)
+
+    @tf.custom_gradient
+    def pulled_back(*rows):
+        def is_left(i, _):
+            return (i > 1) & ~_is_passed(tf.gather(times, tf.maximum(i - 1, 0)), t, forwards)
+
+        def one(i, sums):
+            cotangents = [tf.gather(row, i - 1) for row in rows]
+            parts = interpolation.pull_back_time(cotangents, tf.gather(theta, i - 1), num)
+            return i - 1, [a + b for a, b in zip(sums, parts, strict=True)]
+
+        shapes = [tf.concat([[num], tf.shape(row)[1:]], axis=0) for row in rows]
+        zeros = [tf.zeros(s, row.dtype) for s, row in zip(shapes, rows, strict=True)]
+        begin, sums = while_loop(is_left, one, (end, zeros), maximum_iterations=max_num)
+
+        def backward(_, *d_dense):
+            zeros = [tf.zeros_like(row) for row in rows]
+            # Up to the last of this step's times.
+            reached = tf.gather(times, end - 1)
+            _, d_rows = _write_one_by_one(
+                zeros, list(d_dense), times, begin, t, t_next, reached, max_num
+            )
+            return d_rows
+
+        return [begin, *sums], backward
+
+    begin, *sums = pulled_back(*rows)
+    return begin, sums
