@@ -83,7 +83,14 @@ def test_interpolant_meets_the_state_at_both_ends_of_a_step(method):
 
 def test_fsal_is_derived_from_the_coefficients():
     fsal = {method.__name__ for method in METHODS if method.tableau.fsal}
-    assert fsal == {"DormandPrince", "Tsit5", "Verner6", "Bosh3", "DormandPrince8"}
+    assert fsal == {
+        "DormandPrince",
+        "Tsit5",
+        "Verner6",
+        "SofroniouSpaletta4",
+        "Bosh3",
+        "DormandPrince8",
+    }
     for method in METHODS:
         extended = method.tableau.with_fsal
         assert extended.fsal

@@ -8,15 +8,16 @@ import numpy as np
 SOLVERS = {"bosh3": diffrax.Bosh3, "dopri5": diffrax.Dopri5, "tsit5": diffrax.Tsit5}
 
 
-def build(workload, gradient, solver):
-    return Diffrax(workload, gradient, solver)
+def build(workload, gradient, solver, max_num_steps=None):
+    return Diffrax(workload, gradient, solver, max_num_steps or workload.max_num_steps)
 
 
 class Diffrax:
     """Failures are not looked for (`throw=False`), which saves a check."""
 
-    def __init__(self, workload, gradient, solver):
+    def __init__(self, workload, gradient, solver, max_num_steps):
         self.workload = workload
+        self._max_num_steps = max_num_steps
         self._gradient, self._solver = gradient, SOLVERS[solver]()
         self.y0 = jnp.asarray(workload.y0)
         self.weights = [jnp.asarray(w) for w in workload.weights]
@@ -33,11 +34,10 @@ class Diffrax:
         return y
 
     def _adjoint(self, controller):
-        bound = self.workload.max_num_steps
         return {
             "checkpoints": diffrax.RecursiveCheckpointAdjoint(),
             # As many checkpoints as steps: nothing is computed a third time.
-            "all_checkpoints": diffrax.RecursiveCheckpointAdjoint(checkpoints=bound),
+            "all_checkpoints": diffrax.RecursiveCheckpointAdjoint(checkpoints=self._max_num_steps),
             "direct": diffrax.DirectAdjoint(),
             "backsolve": diffrax.BacksolveAdjoint(
                 solver=self._solver,
@@ -65,7 +65,7 @@ class Diffrax:
                 saveat=saveat,
                 stepsize_controller=controller(),
                 adjoint=self._adjoint(controller),
-                max_steps=self.workload.max_num_steps,
+                max_steps=self._max_num_steps,
                 throw=False,
             )
             return jnp.sum(solution.ys**2)

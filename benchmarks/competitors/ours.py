@@ -10,6 +10,7 @@ from tf_neuralode import NeuralODE, gradients, odeint, solvers
 SOLVERS = {
     "bosh3": solvers.Bosh3,
     "dormand_prince": solvers.DormandPrince,
+    "sofroniou_spaletta4": solvers.SofroniouSpaletta4,
     "tsit5": solvers.Tsit5,
     "verner6": solvers.Verner6,
 }

@@ -21,6 +21,7 @@ from tf_neuralode.solvers.methods import (
     Euler,
     Heun,
     Midpoint,
+    SofroniouSpaletta4,
     Tsit5,
     Verner6,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Heun",
     "Midpoint",
     "RungeKutta",
+    "SofroniouSpaletta4",
     "Tsit5",
     "Verner6",
     "attempted_steps",
@@ -54,6 +56,7 @@ _BY_NAME = {
     "dormand_prince": DormandPrince,
     "tsit5": Tsit5,
     "verner6": Verner6,
+    "sofroniou_spaletta4": SofroniouSpaletta4,
     "bosh3": Bosh3,
     "dormand_prince8": DormandPrince8,
     "euler": Euler,

@@ -77,7 +77,7 @@ def integrate(
         method, settings, f, t0, t1, y0, k0, direction, previous_step_size
     )
     h = tf.stop_gradient(h)
-    usable = tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.abs(x))) for x in [*y0, *k0]])
+    usable = _all_finite(y0, k0)
     start = _Progress(
         t=t0,
         y=y0,
@@ -101,6 +101,15 @@ def integrate(
     (end,) = while_loop(unfinished, attempt, (start,), maximum_iterations=settings.max_num_steps)
     status = tf.where(unfinished(end), status_codes.MAX_NUM_STEPS, end.status)
     return finish(end, status, recorders)
+
+
+def _all_finite(y: State, slope: State) -> tf.Tensor:
+    """Whether all entries are; both in one pass over the state."""
+    finite = [
+        tf.reduce_all(tf.math.is_finite(tf.abs(a)) & tf.math.is_finite(tf.abs(b)))
+        for a, b in zip(y, slope, strict=True)
+    ]
+    return finite[0] if len(finite) == 1 else tf.reduce_all(finite)
 
 
 def _first_step(method, settings, f, t0, t1, y0, k0, direction, previous_step_size):

@@ -187,6 +187,33 @@ class Verner6(AdaptiveRungeKutta):
     )
 
 
+_B4 = (11 / 72, 25 / 72, 25 / 72, 11 / 72, 0)
+_B3 = (
+    1251515 / 8970912, 3710105 / 8970912, 2519695 / 8970912, 61105 / 8970912, 119041 / 747576,
+)  # fmt: skip
+
+
+@_registered
+class SofroniouSpaletta4(AdaptiveRungeKutta):
+    """Sofroniou-Spaletta 4(3): 4 evaluations a step, FSAL, cubic Hermite dense output [1].
+
+    Between `Bosh3` and the pairs of order 5. Where one step is enough, as over a short interval at
+    a tolerance of 1e-3, it is the cheapest step. Takes the arguments of `AdaptiveRungeKutta`.
+
+    Reference:
+      [1] M. Sofroniou, G. Spaletta, Construction of explicit Runge-Kutta pairs with stiffness
+          detection, Math. Comput. Modelling 40 (2004).
+    """
+
+    order = 4
+    tableau = ButcherTableau(
+        c=(0, 2 / 5, 3 / 5, 1, 1),
+        a=((), (2 / 5,), (-3 / 20, 3 / 4), (19 / 44, -15 / 44, 10 / 11), _B4[:4]),
+        b=_B4,
+        b_err=tuple(b4 - b3 for b4, b3 in zip(_B4, _B3, strict=True)),
+    )
+
+
 @_registered
 class Bosh3(AdaptiveRungeKutta):
     """Bogacki-Shampine 3(2): 3 evaluations a step, FSAL, cubic Hermite dense output [1].

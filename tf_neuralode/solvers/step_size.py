@@ -165,7 +165,8 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     def constant(value):
         return tf.constant(value, t0.dtype)
 
-    d0 = _norm_without_overflow(norm, tolerances.scaled(y0, y0))
+    d0 = norm(tolerances.scaled(y0, y0))
+    # A field may be steep by any power of ten; the other two norms are of ratios.
     d1 = _norm_without_overflow(norm, tolerances.scaled(k0, y0))
     tiny = (d0 < constant(1e-5)) | (d1 < constant(1e-5))
     slope = tf.where(tiny, tf.ones_like(d1), d1)
@@ -173,7 +174,7 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     h0 = tf.minimum(h0, largest)
     k1 = f(t0 + direction * h0, advanced(y0, direction * h0, [1.0], [k0]))
     change = [b - a for a, b in zip(k0, k1, strict=True)]
-    rate = _norm_without_overflow(norm, tolerances.scaled(change, y0)) / (h0 * slope)
+    rate = norm([x / slope for x in tolerances.scaled(change, y0)]) / h0
     q = error_order
     h1 = (constant(math.factorial(q + 1)) * rate / slope) ** constant(1 / (q + 1)) / rate
     # Where the slope doesn't change, y does: at most by its own size.
