@@ -1,10 +1,17 @@
 """One trace per input signature over a whole training run."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
+from gradient_problem import ALL_GRADIENTS
+from subprocesses import run_python
 
 from tf_neuralode import NeuralODE
+
+HERE = pathlib.Path(__file__).parent
 
 BATCH_SIZE = 16
 
@@ -45,3 +52,15 @@ def test_nothing_is_traced_again_after_the_first_epoch(model_jit, layer_jit):
     assert after_first > 0
     # Python runs the dynamics while it is traced, and never again.
     assert [epoch() for _ in range(3)] == [after_first] * 3
+
+
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
+def test_a_layer_in_xla_is_compiled_once_whatever_steps_it_takes(gradient):
+    # TensorFlow tells of each compilation where it is asked to log the file that counts them.
+    done = run_python(
+        HERE / "xla_compilations.py", gradient, cwd=HERE.parent,
+        TF_CPP_VMODULE="device_compilation_profiler=1", TF_CPP_MIN_LOG_LEVEL="0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    compiled = re.findall(r"Compiled (\w+) \d+ times", done.stderr)
+    assert len(compiled) == 2, compiled  # forward and backward

@@ -44,7 +44,7 @@ class DenseSolution:
         """
         t = tf.cast(t, self.times.dtype)
         flat = tf.reshape(t, [-1])
-        first, last = self.times[0], self.times[self.num_accepted_steps]
+        first, last = self.times[0], tf.gather(self.times, self.num_accepted_steps)
         direction = tf.where(last < first, -tf.ones_like(first), tf.ones_like(first))
         ends = direction * self.times[1:]
         index = tf.searchsorted(ends, direction * flat)

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+
 import tensorflow as tf
+
+_known = threading.local()
+
+
+@contextlib.contextmanager
+def traced_as(xla: bool) -> Iterator[None]:
+    """What is traced in this context takes `xla` for the answer of `inside_xla`.
+
+    For a backward pass: where XLA compiles a `tf.function` and something else calls it, as for
+    `NeuralODE(jit_compile=True)`, TensorFlow traces the backward pass in a graph without that mark,
+    and XLA compiles it just the same.
+    """
+    before = getattr(_known, "xla", None)
+    _known.xla = xla
+    try:
+        yield
+    finally:
+        _known.xla = before
 
 
 def inside_xla() -> bool:
@@ -11,6 +33,9 @@ def inside_xla() -> bool:
     TensorFlow marks such a graph with a control-flow context, which it has no public way to ask
     for. Where the answer can't be had it is "yes", the cautious one: it costs copies, nothing else.
     """
+    known: bool | None = getattr(_known, "xla", None)
+    if known is not None:
+        return known
     if tf.executing_eagerly():
         return False
     graph = tf.compat.v1.get_default_graph()

@@ -105,7 +105,7 @@ class StoredAdjoint(BackwardTolerances, Gradient):
             adjoint_state, d_sources, step_size, num_evaluations, _ = carried
             # Ends at the next output time, or before it at the start of the segment.
             output_time = tf.gather(times, next_output)
-            segment_time = stored.times[index * stored.segment_size]
+            segment_time = stored.time(index * stored.segment_size)
             towards = tf.sign(times[0] - times[-1])
             end = tf.where((segment_time - output_time) * towards < 0, segment_time, output_time)
             result = self._integrate_piece(

@@ -65,6 +65,15 @@ class StoredSolution:
     def has_several_segments(self) -> tf.Tensor:
         return self.num_steps > self.segment_size
 
+    def time(self, index: tf.Tensor) -> tf.Tensor:
+        """End of a step, or of several.
+
+        Not by an index in brackets: it can depend on the number of steps, which TensorFlow would
+        then take for a constant of the backward pass where XLA compiles that by itself, as for
+        `NeuralODE(jit_compile=True)`, and compile it anew for each number of steps.
+        """
+        return tf.gather(self.times, index)
+
     def resolve(
         self,
         needed: tf.Tensor,
@@ -87,7 +96,7 @@ class StoredSolution:
         num_steps = tf.where(needed & self.has_several_segments, num_steps, 0)
 
         def step(i, y, segment):
-            t, t_next = self.times[first + i], self.times[first + i + 1]
+            t, t_next = self.time(first + i), self.time(first + i + 1)
             if dense:
                 taken = method.step(f, t, t_next, y, f(t, y))
                 coefficients = method.dense_coefficients(f, taken, t, t_next, y)
@@ -105,7 +114,7 @@ class StoredSolution:
     def evaluate(self, t: tf.Tensor, index: tf.Tensor, segment: Segment) -> State:
         """The state at time `t` from segment `index`, held in `segment` as dense solutions."""
         first = index * self.segment_size
-        times = tf.slice(self.times, [first], [self.segment_size + 1])
+        times = self.time(first + tf.range(self.segment_size + 1))
         num = tf.minimum(self.num_steps - first, self.segment_size)
         passed = tf.where(times[1] > times[0], times <= t, times >= t)
         valid = tf.range(self.segment_size + 1) <= num

@@ -69,11 +69,11 @@ def _backward(
     f = lambda t, y: problem.f(t, y, problem.params)
 
     def of_step(next_output: tf.Tensor, n: tf.Tensor) -> tuple:
-        t, t_next = stored.times[n], stored.times[n + 1]
+        t, t_next = stored.time(n), stored.time(n + 1)
         return cotangents.of_step(next_output, t, t_next, method)
 
     def of_end_slope(n: tf.Tensor, d_dense: State) -> State:
-        return end_slope_cotangent(method, stored.times[n + 1] - stored.times[n], d_dense)
+        return end_slope_cotangent(method, stored.time(n + 1) - stored.time(n), d_dense)
 
     def step(
         n: tf.Tensor,
@@ -87,7 +87,7 @@ def _backward(
         index, position = n // stored.segment_size, n % stored.segment_size
         enters = (position == stored.segment_size - 1) | (n == stored.num_steps - 1)
         segment, resolved = stored.resolve(enters, index, segment, method, f, dense=False)
-        t, t_next = stored.times[n], stored.times[n + 1]
+        t, t_next = stored.time(n), stored.time(n + 1)
         y = read(segment, position)
 
         d_dense = d_slope = None

@@ -49,7 +49,7 @@ def attach_times(
         def grad(*d_rows, variables=None):
             def one(i):
                 at = lambda leaves: [tf.gather(x, i) for x in leaves]
-                return _inner_product(at(d_rows), slope(times[i], at(rows)), times.dtype)
+                return _inner_product(at(d_rows), slope(tf.gather(times, i), at(rows)), times.dtype)
 
             d_times = tf.map_fn(one, tf.range(num_times), fn_output_signature=times.dtype)
             grads = [d_times, *d_rows]

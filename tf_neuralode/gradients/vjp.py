@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
+from tf_neuralode.xla import inside_xla, traced_as
 
 
 def open_vjp(
@@ -63,9 +64,11 @@ def with_backward(
     @tf.custom_gradient
     def solve(*inputs):
         outputs, residuals = forward(*inputs)
+        xla = inside_xla()
 
         def grad(*d_outputs, variables=None):
-            d_inputs, d_variables = backward(residuals, d_outputs, variables or [])
+            with traced_as(xla):
+                d_inputs, d_variables = backward(residuals, d_outputs, variables or [])
             d_inputs = _without_derivatives(d_inputs, name)
             d_variables = _without_derivatives(d_variables, name)
             return (d_inputs, d_variables) if variables is not None else d_inputs

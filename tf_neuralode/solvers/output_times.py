@@ -73,17 +73,21 @@ def _is_passed(time, t, forwards):
 class _Ends(Recorder):
     """First and last state: nothing to record, nothing to interpolate."""
 
+    def __init__(self) -> None:
+        self._y0: State = []
+
     def start(self, t0, y0):
         del t0
-        return y0
+        self._y0 = y0
+        return ()
 
     def record(self, saved, step):
         del step
         return saved
 
     def finish(self, saved, t, y, num_accepted):
-        del t, num_accepted
-        return [tf.stack([a, b]) for a, b in zip(saved, y, strict=True)]
+        del saved, t, num_accepted
+        return [tf.stack([a, b]) for a, b in zip(self._y0, y, strict=True)]
 
 
 class _BetweenTheEnds(Recorder):
