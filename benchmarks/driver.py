@@ -12,7 +12,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SECONDS_TO_ANSWER = 300
 SECONDS_OF_TURN = 0.1
-MAX_STEPS_OF_TURN = 50
+MAX_STEPS_OF_TURN = 250
 
 
 class WorkerFailed(Exception):
