@@ -32,7 +32,7 @@ def second_derivative(gradient, solver, times=(0.0, 1.0)):
     return function
 
 
-@pytest.mark.parametrize(
+where_there_are_second_derivatives = pytest.mark.parametrize(
     ("mode", "solver"),
     [
         ("eager", solvers.DormandPrince(1e-10, 1e-10)),
@@ -43,6 +43,9 @@ def second_derivative(gradient, solver, times=(0.0, 1.0)):
     ],
     ids=MODES,
 )
+
+
+@where_there_are_second_derivatives
 def test_kept_activations_have_second_derivatives(mode, solver):
     function = in_mode(second_derivative(KEPT, solver), mode)
     first, second = function(tf.constant(0.5, tf.float64))
@@ -50,15 +53,7 @@ def test_kept_activations_have_second_derivatives(mode, solver):
     np.testing.assert_allclose([first, second], 2 * np.exp(0.5), rtol=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("mode", "solver"),
-    [
-        ("eager", solvers.DormandPrince(1e-10, 1e-10)),
-        ("graph", solvers.DormandPrince(1e-10, 1e-10)),
-        ("xla", solvers.RK4(200)),  # for the same reason
-    ],
-    ids=MODES,
-)
+@where_there_are_second_derivatives
 def test_kept_activations_have_second_derivatives_of_output_times(mode, solver):
     times = np.array([0.0, 0.21, 0.22, 0.5, 1.0])
     function = in_mode(second_derivative(KEPT, solver, times), mode)

@@ -12,15 +12,15 @@ _known = threading.local()
 
 
 @contextlib.contextmanager
-def traced_as(xla: bool) -> Iterator[None]:
-    """What is traced in this context takes `xla` for the answer of `inside_xla`.
+def compiled_as(xla: bool) -> Iterator[None]:
+    """If `xla`, what is traced in this context is inside XLA; if not, its graph tells.
 
     For a backward pass: where XLA compiles a `tf.function` and something else calls it, as for
     `NeuralODE(jit_compile=True)`, TensorFlow traces the backward pass in a graph without that mark,
     and XLA compiles it just the same.
     """
-    before = getattr(_known, "xla", None)
-    _known.xla = xla
+    before = getattr(_known, "xla", False)
+    _known.xla = before or xla
     try:
         yield
     finally:
@@ -33,9 +33,8 @@ def inside_xla() -> bool:
     TensorFlow marks such a graph with a control-flow context, which it has no public way to ask
     for. Where the answer can't be had it is "yes", the cautious one: it costs copies, nothing else.
     """
-    known: bool | None = getattr(_known, "xla", None)
-    if known is not None:
-        return known
+    if getattr(_known, "xla", False):
+        return True
     if tf.executing_eagerly():
         return False
     graph = tf.compat.v1.get_default_graph()

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
-from tf_neuralode.xla import inside_xla, traced_as
+from tf_neuralode.xla import compiled_as, inside_xla
 
 
 def open_vjp(
@@ -67,7 +67,7 @@ def with_backward(
         xla = inside_xla()
 
         def grad(*d_outputs, variables=None):
-            with traced_as(xla):
+            with compiled_as(xla):
                 d_inputs, d_variables = backward(residuals, d_outputs, variables or [])
             d_inputs = _without_derivatives(d_inputs, name)
             d_variables = _without_derivatives(d_variables, name)

@@ -109,7 +109,7 @@ def _all_finite(y: State, slope: State) -> tf.Tensor:
         tf.reduce_all(tf.math.is_finite(tf.abs(a)) & tf.math.is_finite(tf.abs(b)))
         for a, b in zip(y, slope, strict=True)
     ]
-    return finite[0] if len(finite) == 1 else tf.reduce_all(finite)
+    return tf.reduce_all(finite)
 
 
 def _first_step(method, settings, f, t0, t1, y0, k0, direction, previous_step_size):
