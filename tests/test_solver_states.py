@@ -126,6 +126,29 @@ def test_tolerances_by_component_govern_each_component(mode):
     assert slow_error < 1e-5
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_tolerances_and_norms_see_the_shape_of_the_state(mode):
+    """XLA's loops hold a state as a vector, which nobody outside of them is to notice."""
+    rates = tf.constant([[1.0, 20.0]] * 3, tf.float64)
+    seen = []
+
+    def norm(scaled):
+        seen.append(tuple(scaled.shape))
+        return tf.sqrt(tf.reduce_mean(scaled**2))
+
+    def num_steps(tolerance, **settings):
+        solver = solvers.Tsit5(tolerance, tolerance, **settings)
+        f = lambda t, y: rates * tf.cos(rates * t)
+        run = in_mode(lambda y0: odeint(f, y0, [0.0, 3.0], solver=solver)[2], mode)
+        return int(run(tf.zeros([3, 2], tf.float64)).num_accepted_steps)
+
+    both = num_steps(1e-6)
+    assert num_steps(np.full([3, 1], 1e-6)) == both
+    assert num_steps([1e-6, 1e3]) < both / 4
+    assert num_steps(1e-6, norm=norm) == both
+    assert set(seen) == {(3, 2)}
+
+
 def test_tolerances_take_the_structure_of_the_state():
     y0 = {"slow": tf.zeros([1], tf.float64), "fast": tf.zeros([], tf.float64)}
 

@@ -29,14 +29,15 @@ def test_batch_unknown_to_xla_is_solved_at_times_that_are_known(name, times):
         np.testing.assert_allclose(states, exact * y0, atol=TOLERANCES.get(name, 2e-3))
 
 
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("start", ["finite", "nan"])
 @pytest.mark.parametrize("name", solvers.names())
-def test_every_method_ends_with_the_right_status_where_f_is_not_finite(name, start):
+def test_every_method_ends_with_the_right_status_where_f_is_not_finite(name, start, jit_compile):
     cls = type(solvers.get(name))
     adaptive = issubclass(cls, solvers.AdaptiveRungeKutta)
     solver = cls(max_num_steps=100) if adaptive else cls(100)
 
-    @tf.function(autograph=False)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def run(y0):
         f = lambda t, y: tf.where(t < 0.5, -y, np.nan)
         return odeint(f, y0, [0.0, 0.25, 1.0], solver=solver)[1:3]

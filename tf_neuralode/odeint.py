@@ -100,6 +100,7 @@ def _solve(
             probe=probe,
             solver=solver,
             pack=flat.pack_as_held,
+            flatten=flat.flatten,
             keep_steps=dense_output,
         )
     )

@@ -73,7 +73,7 @@ class Adjoint(BackwardTolerances, Gradient):
             t: tf.Tensor, y: Any, probe: tf.Tensor, params: Any = (), first_slope: Any = ()
         ) -> Any:
             del probe, first_slope
-            y = narrow_state(tf.nest.flatten(y))
+            y = narrow_state(problem.flatten(y))
             return problem.pack(widen_state(problem.f(t, y, narrow(params))))
 
         y0 = widen_state(problem.y0)
@@ -82,7 +82,7 @@ class Adjoint(BackwardTolerances, Gradient):
         )
         rows = [
             tf.concat([y[tf.newaxis], x], axis=0)
-            for y, x in zip(y0, tf.nest.flatten(results.states), strict=True)
+            for y, x in zip(y0, problem.flatten(results.states), strict=True)
         ]
         rows = narrow_state(rows)
         steps = results.solver_internal_state.steps if problem.keep_steps else None

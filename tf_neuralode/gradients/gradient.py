@@ -27,6 +27,7 @@ class Problem:
       probe: Scalar whose gradient is the number of evaluations of f in the backward pass.
       solver: Any `tfp.math.ode.Solver`.
       pack: Gives a flat state the user's structure, for norms.
+      flatten: The inverse of `pack`. Both leave alone what axes there are in front of a state's.
       keep_steps: Whether the solution's accepted steps are wanted.
     """
 
@@ -37,6 +38,7 @@ class Problem:
     probe: tf.Tensor
     solver: tfp.math.ode.Solver
     pack: Callable[[State], Any]
+    flatten: Callable[[Any], State]
     keep_steps: bool = False
 
     @property

@@ -111,7 +111,8 @@ class AdaptiveRungeKutta(RungeKutta):
         previous_step_size: tf.Tensor | None = None,
     ) -> Integration:
         """As in `RungeKutta`, by the adaptive loop."""
-        norm = self._norm or _rms
+        given = self._norm
+        norm = rms_norm if given is None else lambda leaves: given(pack(leaves))
         if previous_step_size is None:
             previous_step_size = self._start_step_size
         error_order = self.method.error_order
@@ -124,7 +125,7 @@ class AdaptiveRungeKutta(RungeKutta):
                 beta=0.2 / (error_order + 1) if self.beta is None else self.beta,
             ),
             tolerances=Tolerances.broadcast(self._rtol, self._atol, y0, pack, t0.dtype),
-            norm=lambda leaves: norm(pack(leaves)),
+            norm=norm,
             first_step_size=self._first_step_size,
             max_step_size=self._max_step_size,
             max_num_steps=self._max_num_steps,

@@ -60,7 +60,7 @@ def _leaves(name: str, value, y: State, structure) -> State:
                 f"{received}"
             ) from None
     result = []
-    for leaf, x in zip(values, y, strict=True):
+    for leaf, held, x in zip(values, y, tf.nest.flatten(structure), strict=True):
         dtype = x.dtype.real_dtype
         leaf = tf.cast(leaf, dtype) if tf.is_tensor(leaf) else tf.constant(leaf, dtype)
         try:
@@ -71,6 +71,9 @@ def _leaves(name: str, value, y: State, structure) -> State:
             raise ValueError(
                 f"Argument {name} must broadcast against the state, of shape {x.shape}. {received}"
             )
+        if leaf.shape.rank > 0 and held.shape.rank < x.shape.rank:
+            # The state is held as a vector, see `flat_state`.
+            leaf = tf.reshape(tf.broadcast_to(leaf, tf.shape(x)), [-1])
         result.append(leaf)
     return result
 
