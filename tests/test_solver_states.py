@@ -1,5 +1,7 @@
 """States of any shape, structure and dtype; tolerances by component; one result in every mode."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,6 +66,22 @@ def test_sixteen_bits_do_not_swallow_small_steps():
     y0 = tf.ones([1], tf.bfloat16)
     results = odeint(lambda t, y: tf.ones_like(y), y0, [0.0, 1.0], solver=solvers.Euler(2000))
     assert results.states[-1, 0] == 2
+
+
+def test_xla_writes_a_row_at_a_time_and_as_a_vector():
+    """Loops over short last axes have no vector instructions there; see `flat_state`."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(y0):
+        times = np.linspace(0, 5, 13)
+        return odeint(lambda t, y: tf.sin(y), y0, times, solver="bosh3", gradient="tape").states
+
+    compiled = run.experimental_get_compiler_ir(tf.ones([7, 3]))(stage="optimized_hlo")
+    rows = re.findall(r"= f32\[(13,[\d,]*)\]\S* ([\w-]+)\(", compiled)
+    written = {shape for shape, operation in rows if operation == "dynamic-update-slice"}
+    assert written == {"13,21"}
+    # What leaves is what the loops have written, without a copy.
+    assert {operation for shape, operation in rows if shape == "13,7,3"} == {"bitcast"}
 
 
 @pytest.mark.parametrize("mode", MODES)

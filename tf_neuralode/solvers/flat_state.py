@@ -25,7 +25,7 @@ def solve_dtype(dtype: tf.DType) -> tf.DType:
 
 def _sizes(leaf: tf.Tensor) -> list[int] | None:
     """What gives a leaf its shape again that is held as a vector; `None` if it isn't."""
-    if not inside_xla() or leaf.shape.rank < 2:
+    if not inside_xla() or (leaf.shape.rank or 0) < 2:
         return None
     sizes = [-1 if size is None else size for size in leaf.shape]
     return None if sizes.count(-1) > 1 or 0 in sizes else sizes

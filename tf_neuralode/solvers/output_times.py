@@ -150,8 +150,7 @@ class _OneByOne(_BetweenTheEnds):
 
     def start(self, t0, y0):
         del t0
-        nan = [tf.repeat(x[tf.newaxis], self._num, axis=0) for x in not_a_number_like(y0)]
-        return tf.constant(1), _put(nan, 0, y0)
+        return tf.constant(1), _rows_that_begin_with(y0, self._num)
 
     def record(self, saved, step):
         begin, rows = saved
@@ -163,7 +162,41 @@ class _OneByOne(_BetweenTheEnds):
 
     def finish(self, saved, t, y, num_accepted):
         del t, num_accepted
-        return _put(saved[1], self._num - 1, y)
+        begin, rows = saved
+        return _fill_up(rows, begin, y, self._max_num)
+
+
+def _rows_that_begin_with(y: State, num) -> State:
+    """The state in the first row; what is in the others doesn't matter, nor do their cotangents."""
+
+    @tf.custom_gradient
+    def repeated(*y):
+        rows = [tf.repeat(x[tf.newaxis], num, axis=0) for x in y]
+        return rows, lambda *d_rows: [tf.gather(d, 0) for d in d_rows]
+
+    return list(repeated(*y))
+
+
+def _fill_up(rows: State, begin, y: State, max_num=None) -> State:
+    """The last state in all rows from `begin` on: in one, or after a failure, as NaN, in several.
+
+    A loop for this one row, too: XLA joins a single write and the reshape behind it to an operation
+    that copies all rows.
+    """
+    num_leaves, num = len(rows), rows[0].shape[0] or tf.shape(rows[0])[0]
+
+    @tf.custom_gradient
+    def filled(*rows_and_y):
+        rows, y = list(rows_and_y[:num_leaves]), list(rows_and_y[num_leaves:])
+        _, rows = while_loop(
+            lambda i, _: i < num,
+            lambda i, rows: (i + 1, _put(rows, i, y)),
+            (begin, rows),
+            maximum_iterations=max_num,
+        )
+        return rows, lambda *d_rows: [*d_rows, *[tf.gather(d, num - 1) for d in d_rows]]
+
+    return list(filled(*rows, *y))
 
 
 def _put(rows: State, index, y: State) -> State:
