@@ -4,7 +4,8 @@ With room for N steps in segments of K, a solve keeps the times of all N steps, 
 start of each segment (N / K of them) and one segment in full. A backward pass starts with the last
 segment and solves each again from its checkpoint. A step of the segment is kept as its state, or as
 the m coefficients of its dense solution: N / K + m K states in all, fewest for K = sqrt(N / m). A
-solve of at most K steps has left its one segment in place, and nothing is solved again.
+solve of at most K steps has left its one segment in place, and nothing is solved again; where N is
+no more than K, no code is made for it either.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class StoredSolution:
 
     Attributes:
       times: `(num_segments * segment_size + 1,)`, ends of the steps; valid up to `num_steps`.
-      starts: State at the start of each segment: each leaf `(num_segments, *leaf.shape)`.
+      starts: State at the start of each segment: each leaf `(num_segments, *leaf.shape)`; empty if
+        there can't be several.
       segment: Steps of the first segment: their states at the start, or dense solutions. Without
         meaning if there are several.
       num_steps: Number of accepted steps.
@@ -88,6 +90,8 @@ class StoredSolution:
         Otherwise a loop of no iterations, which under XLA is cheaper than a branch. Returns the
         segment and the number of evaluations of f.
         """
+        if not self.starts:
+            return segment, tf.constant(0)
         first = index * self.segment_size
         num_steps = tf.minimum(self.segment_size, self.num_steps - first)
         if not dense:
@@ -146,8 +150,10 @@ class Checkpoints(Recorder):
     def start(self, t0, y0):
         size = self._num_segments * self.segment_size + 1
         times = tf.TensorArray(t0.dtype, size, element_shape=[], clear_after_read=False)
-        # One slot more, where the states go that are no segment's first.
-        starts = write(state_arrays(y0, self._num_segments + 1), 0, y0)
+        starts = []
+        if self._num_segments > 1:
+            # One slot more, where the states go that are no segment's first.
+            starts = write(state_arrays(y0, self._num_segments + 1), 0, y0)
         leading: tuple[None, ...] = (None,) if self.needs_dense else ()
         return times.write(0, t0), starts, state_arrays(y0, self.segment_size, leading)
 
@@ -155,8 +161,9 @@ class Checkpoints(Recorder):
         times, starts, segment = saved
         times = times.write(step.index + 1, step.t_next)
         index, position = step.index // self.segment_size, step.index % self.segment_size
-        slot = tf.where(position == 0, index, self._num_segments)
-        starts = write(starts, slot, step.y)
+        if starts:
+            slot = tf.where(position == 0, index, self._num_segments)
+            starts = write(starts, slot, step.y)
         return times, starts, write(segment, position, step.dense if self.needs_dense else step.y)
 
     def finish(self, saved, t, y, num_accepted):
