@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradient_problem import ALL_GRADIENTS
 from modes import MODES, in_mode
 
 from tf_neuralode import odeint, solvers
@@ -68,13 +69,14 @@ def test_sixteen_bits_do_not_swallow_small_steps():
     assert results.states[-1, 0] == 2
 
 
-def test_xla_writes_a_row_at_a_time_and_as_a_vector():
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
+def test_xla_writes_a_row_at_a_time_and_as_a_vector(gradient):
     """Loops over short last axes have no vector instructions there; see `flat_state`."""
 
     @tf.function(jit_compile=True, autograph=False)
     def run(y0):
         times = np.linspace(0, 5, 13)
-        return odeint(lambda t, y: tf.sin(y), y0, times, solver="bosh3", gradient="tape").states
+        return odeint(lambda t, y: tf.sin(y), y0, times, solver="bosh3", gradient=gradient).states
 
     compiled = run.experimental_get_compiler_ir(tf.ones([7, 3]))(stage="optimized_hlo")
     rows = re.findall(r"= f32\[(13,[\d,]*)\]\S* ([\w-]+)\(", compiled)

@@ -60,7 +60,7 @@ class Adjoint(BackwardTolerances, Gradient):
             backward = backward.copy(finish_states=_report_evaluations, backward_span=span)
             slope = first_slope(problem)
             slope = None if slope is None else widen_state(slope)
-            solver = solver.copy(keep_steps=problem.keep_steps, first_slope=slope)
+            solver = solver.copy(keep_rows=True, keep_steps=problem.keep_steps, first_slope=slope)
             solver = solver.with_adjoint(backward)
         once = functools.partial(once_differentiable, name=type(self).__name__)
         constants = {"probe": tf.cast(problem.probe, times.dtype)}
@@ -80,10 +80,11 @@ class Adjoint(BackwardTolerances, Gradient):
         results = solver.solve(
             ode_fn, times[0], problem.pack(once(y0)), times[1:], constants=constants
         )
-        rows = [
-            tf.concat([y[tf.newaxis], x], axis=0)
-            for y, x in zip(y0, problem.flatten(results.states), strict=True)
-        ]
+        states = problem.flatten(results.states)
+        if isinstance(solver, RungeKutta):
+            rows = _split_gradients(results.solver_internal_state.rows, y0, states)
+        else:
+            rows = [tf.concat([y[tf.newaxis], x], axis=0) for y, x in zip(y0, states, strict=True)]
         rows = narrow_state(rows)
         steps = results.solver_internal_state.steps if problem.keep_steps else None
         return Solution(rows, results.diagnostics, steps)
@@ -102,6 +103,20 @@ def _casts(
         ]
 
     return lambda xs: cast(xs, [dtype] * len(own)), lambda xs: cast(xs, own)
+
+
+def _split_gradients(rows: State, y0: State, states: State) -> State:
+    """`rows`, the initial state and `states`: not put together again, which would be a copy."""
+
+    def one(row: tf.Tensor, y: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+        @tf.custom_gradient
+        def joined(y: tf.Tensor, state: tf.Tensor) -> tuple:
+            del y, state
+            return tf.identity(row), lambda d: (d[0], d[1:])
+
+        return joined(y, state)
+
+    return [one(*leaf) for leaf in zip(rows, y0, states, strict=True)]
 
 
 def _report_evaluations(augmented_state: tuple, diagnostics: Diagnostics) -> tuple:

@@ -34,10 +34,13 @@ class InternalState(NamedTuple):
 
     Attributes:
       step_size: Size of the next step; 0 for "choose one".
+      rows: What the solve's states are a part of: those and the initial state, for each leaf
+        `(num_times + 1, ...)` as the solve holds it, if the solver was asked to keep them.
       steps: `StepHistory` with dense solutions, if the solver was asked to keep it.
     """
 
     step_size: tf.Tensor
+    rows: State | tuple = ()
     steps: StepHistory | tuple = ()
 
 
@@ -68,6 +71,7 @@ class RungeKutta(tfp.math.ode.Solver):
     ) -> None:
         self._custom_adjoint = make_adjoint_solver_fn is not None
         # Set on copies only, by the gradients; see there.
+        self._keep_rows = False
         self._keep_steps = False
         self._backward_span: tf.Tensor | None = None
         self._first_slope: State | None = None
@@ -230,16 +234,18 @@ class RungeKutta(tfp.math.ode.Solver):
             pack=flat.pack_as_held,
             previous_step_size=None if previous is None else previous.step_size,
         )
+        rows: State | tuple = ()
         if by_solver:
             history = result.saved[0]
             times, states = history.times, history.states
         else:
-            states = [rows[1:] for rows in result.saved[0]]
+            states = [row[1:] for row in result.saved[0]]
+            rows = result.saved[0] if self._keep_rows else ()
         return tfp.math.ode.Results(
             times=times,
             states=self._finish_states(flat.pack(states), diagnostics(result)),
             diagnostics=diagnostics(result),
-            solver_internal_state=InternalState(result.step_size, *result.saved[1:]),
+            solver_internal_state=InternalState(result.step_size, rows, *result.saved[1:]),
         )
 
     def _initialize_solver_internal_state(self, ode_fn, initial_time, initial_state):
