@@ -29,6 +29,16 @@ def test_batch_unknown_to_xla_is_solved_at_times_that_are_known(name, times):
         np.testing.assert_allclose(states, exact * y0, atol=TOLERANCES.get(name, 2e-3))
 
 
+def test_axes_unknown_to_xla_may_be_several():
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 2], tf.float64)], jit_compile=True)
+    def run(y0):
+        return odeint(lambda t, y: -y, y0, [0.0, 0.3, 1.0]).states
+
+    y0 = np.random.default_rng(0).uniform(1, 2, [3, 4, 2])
+    exact = np.exp([-0.0, -0.3, -1.0])[:, None, None, None] * y0
+    np.testing.assert_allclose(run(tf.constant(y0)), exact, rtol=1e-3)  # the solver's rtol
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("start", ["finite", "nan"])
 @pytest.mark.parametrize("name", solvers.names())

@@ -7,6 +7,8 @@ small loop that costs little there.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from tf_neuralode.loops import while_loop
@@ -51,7 +53,7 @@ def pull_back_rows(
       Index of the step's first output time, and for each leaf `(num, *leaf.shape)`.
     """
     if inside_xla():
-        return _pull_back_one_by_one(rows, times, end, t, t_next, num)
+        return _pull_back_one_by_one(_Span(times, t, t_next), rows, end, num)
     begin = tf.clip_by_value(_num_passed(times, t, t_next > t), 1, end)
     theta = _position(times[begin:end], t, t_next)
     return begin, interpolation.pull_back_times([row[begin:end] for row in rows], theta, num)
@@ -156,9 +158,8 @@ class _OneByOne(_BetweenTheEnds):
         begin, rows = saved
         # A rejected attempt gets nowhere.
         reached = tf.where(step.accepted, step.t_next, step.t)
-        return _write_one_by_one(
-            rows, step.dense, self._times, begin, step.t, step.t_next, reached, self._max_num
-        )
+        span = _Span(self._times, step.t, step.t_next, self._max_num)
+        return _write_one_by_one(span, rows, step.dense, begin, reached)
 
     def finish(self, saved, t, y, num_accepted):
         del t, num_accepted
@@ -207,32 +208,54 @@ def _put(rows: State, index, y: State) -> State:
     return [tf.ensure_shape(a.stack(), x.shape) for a, x in zip(arrays, rows, strict=True)]
 
 
-def _write_one_by_one(rows, dense, times, begin, t, t_next, reached, max_num=None):
+class _Span(NamedTuple):
+    """A step among the output times, for the small loops over those that lie in it.
+
+    Attributes:
+      times: `(num_times,)`.
+      t, t_next: The step's ends.
+      max_num: How often a loop can run at most, if XLA is to be told.
+    """
+
+    times: tf.Tensor
+    t: tf.Tensor
+    t_next: tf.Tensor
+    max_num: int | None = None
+
+    @property
+    def theta(self) -> tf.Tensor:
+        return _position(self.times, self.t, self.t_next)
+
+    def is_passed(self, index: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        """Whether that output time comes before `t`, or is `t`."""
+        return _is_passed(tf.gather(self.times, index), t, self.t_next > self.t)
+
+
+def _write_one_by_one(span: _Span, rows: State, dense: State, begin, reached):
     """`rows`, those of the times from `begin` on up to `reached` from a step's dense solution.
 
     Returns the index behind the last of them, too.
     """
     num_leaves, num = len(rows), dense[0].shape[0]
-    last, forwards = tf.shape(times)[0] - 1, t_next > t
-    theta = _position(times, t, t_next)
+    last, theta = tf.shape(span.times)[0] - 1, span.theta
 
     @tf.custom_gradient
     def written(*rows_and_dense):
         rows, dense = list(rows_and_dense[:num_leaves]), list(rows_and_dense[num_leaves:])
 
         def is_left(i, _):
-            return (i < last) & _is_passed(tf.gather(times, i), reached, forwards)
+            return (i < last) & span.is_passed(i, reached)
 
         def one(i, rows):
             return i + 1, _put(rows, i, interpolation.evaluate(dense, tf.gather(theta, i)))
 
-        end, rows = while_loop(is_left, one, (begin, rows), maximum_iterations=max_num)
+        end, rows = while_loop(is_left, one, (begin, rows), maximum_iterations=span.max_num)
 
         def backward(_, *d_rows):
             # A row is written once, or again after a rejected attempt, which has no gradient. So
             # what a row held before doesn't matter, and its cotangent needn't be set to zero: that
             # would copy the rows at each step.
-            _, d_dense = _pull_back_one_by_one(list(d_rows), times, end, t, t_next, num, max_num)
+            _, d_dense = _pull_back_one_by_one(span, list(d_rows), end, num)
             return [*d_rows, *d_dense]
 
         return [end, *rows], backward
@@ -241,17 +264,18 @@ def _write_one_by_one(rows, dense, times, begin, t, t_next, reached, max_num=Non
     return end, rows
 
 
-def _pull_back_one_by_one(rows, times, end, t, t_next, num: int, max_num=None):
+def _pull_back_one_by_one(span: _Span, rows: State, end, num: int):
     """The transpose of `_write_one_by_one` for the dense solution, with the index `begin`."""
     # In a gradient that is differentiated itself an inner loop can't take tensors of the forward
     # loop, but what is made of them here.
-    end, t, t_next = tf.identity(end), tf.identity(t), tf.identity(t_next)
-    forwards, theta = t_next > t, _position(times, t, t_next)
+    end = tf.identity(end)
+    span = span._replace(t=tf.identity(span.t), t_next=tf.identity(span.t_next))
+    theta = span.theta
 
     @tf.custom_gradient
     def pulled_back(*rows):
         def is_left(i, _):
-            return (i > 1) & ~_is_passed(tf.gather(times, tf.maximum(i - 1, 0)), t, forwards)
+            return (i > 1) & ~span.is_passed(tf.maximum(i - 1, 0), span.t)
 
         def one(i, sums):
             cotangents = [tf.gather(row, i - 1) for row in rows]
@@ -260,15 +284,13 @@ def _pull_back_one_by_one(rows, times, end, t, t_next, num: int, max_num=None):
 
         shapes = [tf.concat([[num], tf.shape(row)[1:]], axis=0) for row in rows]
         zeros = [tf.zeros(s, row.dtype) for s, row in zip(shapes, rows, strict=True)]
-        begin, sums = while_loop(is_left, one, (end, zeros), maximum_iterations=max_num)
+        begin, sums = while_loop(is_left, one, (end, zeros), maximum_iterations=span.max_num)
 
         def backward(_, *d_dense):
             zeros = [tf.zeros_like(row) for row in rows]
             # Up to the last of this step's times.
-            reached = tf.gather(times, end - 1)
-            _, d_rows = _write_one_by_one(
-                zeros, list(d_dense), times, begin, t, t_next, reached, max_num
-            )
+            reached = tf.gather(span.times, end - 1)
+            _, d_rows = _write_one_by_one(span, zeros, list(d_dense), begin, reached)
             return d_rows
 
         return [begin, *sums], backward
