@@ -2,7 +2,7 @@
 
 Under XLA the loops hold each leaf as a vector, which costs nothing: a reshape moves no data there.
 On a CPU XLA makes one loop of each axis, and the code for a short last axis, one after the other,
-has no vector instructions: adding up slopes of 128 x 20 entries takes four times as long.
+has no vector instructions: dense output of 128 x 20 entries takes four times as long.
 """
 
 from __future__ import annotations
