@@ -87,7 +87,7 @@ def _with_little_room(setting, num_steps):
 def _ours_with_little_room(workload):
     """Under XLA the activations of as many steps as are allowed have their place.
 
-    And where no steps can be in need of it, the code to solve them again isn't made.
+    With room for one segment `tape` has no code to take steps again, and is sooner compiled.
     """
     for gradient in ("tape", "tape_kept"):
         for options in ({}, *[{"solver": solver} for solver in OTHER_SOLVERS]):

@@ -67,7 +67,7 @@ class FlatState:
     def pack_as_held(self, leaves: State) -> Any:
         """The nest in the dtypes of the solve; leaves may have further leading axes."""
         shaped = [
-            leaf if sizes is None else _split(leaf, sizes)
+            leaf if sizes is None else _with_last_axes(leaf, 1, sizes)
             for leaf, sizes in zip(leaves, self._sizes, strict=True)
         ]
         return tf.nest.pack_sequence_as(self._structure, shaped)
@@ -75,7 +75,7 @@ class FlatState:
     def flatten(self, nest: Any) -> State:
         """The inverse of `pack_as_held`."""
         return [
-            leaf if sizes is None else _join(leaf, len(sizes))
+            leaf if sizes is None else _with_last_axes(leaf, len(sizes), [-1])
             for leaf, sizes in zip(tf.nest.flatten(nest), self._sizes, strict=True)
         ]
 
@@ -113,20 +113,8 @@ def _checked(slope: Any, leaf: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.cast(slope, solve_dtype(leaf.dtype)), leaf.shape)
 
 
-def _split(leaf: tf.Tensor, sizes: list[int]) -> tf.Tensor:
-    """`leaf`, its last axis split into axes of the given sizes, of which one may be -1."""
-    known = [None if size == -1 else size for size in sizes]
-    return _with_last_axes(leaf, 1, sizes, known)
-
-
-def _join(leaf: tf.Tensor, num: int) -> tf.Tensor:
-    """`leaf`, its last axes made one."""
-    return _with_last_axes(leaf, num, [-1], [leaf.shape[-num:].num_elements()])
-
-
-def _with_last_axes(leaf: tf.Tensor, num: int, sizes: list, known: list) -> tf.Tensor:
-    leading = leaf.shape[:-num]
-    if leading.rank == 0:
+def _with_last_axes(leaf: tf.Tensor, num: int, sizes: list[int]) -> tf.Tensor:
+    """`leaf`, its last `num` axes reshaped to `sizes`, of which one may be -1."""
+    if leaf.shape.rank == num:
         return tf.reshape(leaf, sizes)
-    shape = tf.concat([tf.shape(leaf)[:-num], sizes], axis=0)
-    return tf.ensure_shape(tf.reshape(leaf, shape), [*leading, *known])
+    return tf.reshape(leaf, tf.concat([tf.shape(leaf)[:-num], sizes], axis=0))

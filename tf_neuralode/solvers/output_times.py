@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import interpolation
-from tf_neuralode.solvers.recording import Recorder, not_a_number_like, state_arrays, write
+from tf_neuralode.solvers.recording import Recorder, state_arrays, write
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.xla import inside_xla
 
@@ -131,11 +131,8 @@ class _AllOfAStep(_BetweenTheEnds):
     def finish(self, saved, t, y, num_accepted):
         del t, num_accepted
         num_pieces, index, arrays = saved
-        num_missing = self._num - 1 - index
-        last = [
-            tf.concat([tf.repeat(nan[tf.newaxis], num_missing, axis=0), x[tf.newaxis]], axis=0)
-            for x, nan in zip(y, not_a_number_like(y), strict=True)
-        ]
+        # The last row, or after a failure, as NaN, all that were not reached.
+        last = [tf.repeat(x[tf.newaxis], self._num - index, axis=0) for x in y]
         arrays = write(arrays, num_pieces, last)
         return [
             tf.ensure_shape(array.concat(), [self._times.shape[0], *x.shape])

@@ -64,11 +64,6 @@ def state_arrays(y: State, size, leading: tuple[int | None, ...] = ()) -> list[t
     ]
 
 
-def not_a_number_like(y: State) -> State:
-    """NaN in the shape of each leaf."""
-    return [tf.zeros_like(x) + tf.constant(float("nan"), x.dtype) for x in y]
-
-
 def write(arrays: list[tf.TensorArray], index: tf.Tensor, y: State) -> list[tf.TensorArray]:
     """Each leaf of `y` written into its array."""
     return [array.write(index, x) for array, x in zip(arrays, y, strict=True)]
