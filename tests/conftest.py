@@ -31,6 +31,38 @@ def pytest_configure(config):
         config.stash[_left] = pathlib.Path(folder.name)
 
 
+_PACKAGE = str(pathlib.Path(__file__).parents[1] / "tf_neuralode")
+
+
+def _refusing(compare, function):
+    """`compare` of tensors, but not for code of the package itself."""
+
+    def compared(self, other):
+        code = sys._getframe(1).f_code
+        if code.co_filename.startswith(_PACKAGE):
+            line = sys._getframe(1).f_lineno
+            # In a v1 graph it is Python's identity.
+            raise AssertionError(
+                f"{code.co_filename}, line {line}, compares tensors by {compare.__name__}; use "
+                f"{function}"
+            )
+        return compare(self, other)
+
+    return compared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_comparison_of_tensors_by_python_operators():
+    """In every test, since a comparison is seen only where it is traced."""
+    import tensorflow as tf  # behind the flags above
+
+    with pytest.MonkeyPatch.context() as patch:
+        for cls in (tf.Tensor, tf.Variable):
+            patch.setattr(cls, "__eq__", _refusing(cls.__eq__, "tf.equal"))
+            patch.setattr(cls, "__ne__", _refusing(cls.__ne__, "tf.not_equal"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def once_a_run(tmp_path_factory, worker_id):
     """`once_a_run(name, make)` is `make()`, of JSON's types, made by the first worker that asks."""

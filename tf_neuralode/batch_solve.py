@@ -95,7 +95,7 @@ def solve_batch(
     changed = {}
     if training:
         ends = ((knots[0], samples.y), (knots[-1], states[-1]))
-        success = results.diagnostics.status == status_codes.SUCCESS
+        success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
         changed = dynamics.updates(ends, params, constants, success)
     return BatchSolution(
         rows=samples.mask(states, batch_axis=1),
@@ -123,7 +123,7 @@ def solve_at_shared_times(f, y0: Any, knots: tf.Tensor, params, **options) -> Re
     if not tf.is_tensor(knots):
         return odeint(f, y0, knots, params, **options)
     first, rest = knots[1], knots[2:]
-    starts_there = first == knots[0]
+    starts_there = tf.equal(first, knots[0])
     one_on = tf.concat([rest, knots[:1] + 1], axis=0)[0]
     between = tf.stop_gradient((knots[0] + one_on) / 2)
     distinct = tf.concat([knots[:1], [tf.where(starts_there, between, first)], rest], axis=0)

@@ -27,7 +27,9 @@ def check_success(states: tf.Tensor, finite: tf.Tensor, diagnostics, layer_name:
     reached = getattr(diagnostics, "final_time", None)
     reached = [] if reached is None else [". Time reached:", reached]
     assertions = [
-        tf.debugging.Assert(status != code, [f"{where}, status {code}: {reason}", *reached])
+        tf.debugging.Assert(
+            tf.not_equal(status, code), [f"{where}, status {code}: {reason}", *reached]
+        )
         for code, reason in status_codes.REASONS.items()
     ]
     message = (

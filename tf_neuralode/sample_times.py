@@ -97,7 +97,7 @@ class _Segments:
             slope = self._f(t, y, params)
             return tf.nest.map_structure(lambda x: _by_sample(end - start, x) * x, slope)
 
-        solver = self._solver_of(start != end)
+        solver = self._solver_of(tf.not_equal(start, end))
         if isinstance(solver, RungeKutta):
             solver = solver.starting_with(step_size)
         packed = tf.nest.pack_sequence_as(self._structure, y)
@@ -216,13 +216,13 @@ def _handed_on(warm, length, diagnostics) -> tf.Tensor:
     rejected = getattr(diagnostics, "num_rejected_steps", 0)
     mean = length / tf.cast(tf.maximum(accepted, 1), length.dtype)
     # One good step over the whole segment says nothing against longer ones.
-    unhindered = (accepted == 1) & (rejected == 0)
+    unhindered = tf.equal(accepted, 1) & tf.equal(rejected, 0)
     return tf.where(unhindered, tf.maximum(warm, length), tf.where(length > 0, mean, warm))
 
 
 def _add(total: Diagnostics, new, begin: tf.Tensor, end: tf.Tensor) -> Diagnostics:
     """Counts of `total` and of a segment's diagnostics; the first failure is the status."""
-    so_far = total.status == status_codes.SUCCESS
+    so_far = tf.equal(total.status, status_codes.SUCCESS)
     u = tf.cast(getattr(new, "final_time", 1), begin.dtype)
     return Diagnostics(
         num_ode_fn_evaluations=total.num_ode_fn_evaluations + new.num_ode_fn_evaluations,

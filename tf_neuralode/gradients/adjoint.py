@@ -112,7 +112,8 @@ def _split_gradients(rows: State, y0: State, states: State) -> State:
         @tf.custom_gradient
         def joined(y: tf.Tensor, state: tf.Tensor) -> tuple:
             del y, state
-            return tf.identity(row), lambda d: (d[0], d[1:])
+            # In a v1 graph there would be a way through it to the variables that f reads.
+            return tf.stop_gradient(row), lambda d: (d[0], d[1:])
 
         return joined(y, state)
 

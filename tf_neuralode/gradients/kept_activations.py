@@ -76,7 +76,7 @@ def solve_keeping_activations(problem: Problem) -> Solution:
         problem.pack,
     )
     rows, *steps = result.saved
-    success = result.status == status_codes.SUCCESS
+    success = tf.equal(result.status, status_codes.SUCCESS)
     verdict.settle(success)
     return Solution(
         rows=_spoil_gradient_after_failure(rows, success),

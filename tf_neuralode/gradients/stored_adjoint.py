@@ -115,13 +115,13 @@ class StoredAdjoint(BackwardTolerances, Gradient):
                 adjoint_state,
                 d_sources,
             )
-            at_output = end == output_time
+            at_output = tf.equal(end, output_time)
             jump = cotangents.at(next_output)
             adjoint_state = [
                 tf.where(at_output, a + b, a)
                 for a, b in zip(result.adjoint_state, jump, strict=True)
             ]
-            enters = (end == segment_time) & (index > 0)
+            enters = tf.equal(end, segment_time) & (index > 0)
             index = tf.where(enters, index - 1, index)
             segment, resolved = resolve(enters, index, segment)
             return (
@@ -137,7 +137,7 @@ class StoredAdjoint(BackwardTolerances, Gradient):
             )
 
         def unfinished(t, *carried):
-            return (t != times[0]) & (carried[-1] == status_codes.SUCCESS)
+            return tf.not_equal(t, times[0]) & tf.equal(carried[-1], status_codes.SUCCESS)
 
         segment, resolved = resolve(stored.has_several_segments, stored.last_index, stored.segment)
         start = (
@@ -156,6 +156,6 @@ class StoredAdjoint(BackwardTolerances, Gradient):
         )
         # The last piece ends at times[0] and adds its row, so nothing is left to add.
         failed = lambda x: tf.where(
-            status == status_codes.SUCCESS, x, tf.constant(float("nan"), x.dtype)
+            tf.equal(status, status_codes.SUCCESS), x, tf.constant(float("nan"), x.dtype)
         )
         return [failed(x) for x in adjoint_state], [failed(x) for x in d_sources], num_evaluations

@@ -162,7 +162,7 @@ class Checkpoints(Recorder):
         times = times.write(step.index + 1, step.t_next)
         index, position = step.index // self.segment_size, step.index % self.segment_size
         if starts:
-            slot = tf.where(position == 0, index, self._num_segments)
+            slot = tf.where(tf.equal(position, 0), index, self._num_segments)
             starts = write(starts, slot, step.y)
         return times, starts, write(segment, position, step.dense if self.needs_dense else step.y)
 

@@ -104,7 +104,8 @@ def solve_and_store(
         stored, params, status = residuals
         # After a failure the solution is NaN, and so is its gradient, whatever the loss made of it.
         nan = tf.constant(float("nan"), problem.times.dtype)
-        poison = tf.where(status == status_codes.SUCCESS, tf.zeros_like(nan), nan)
+        success = tf.equal(status, status_codes.SUCCESS)
+        poison = tf.where(success, tf.zeros_like(nan), nan)
         d_rows = [row + tf.cast(poison, row.dtype) for row in d_outputs[:num_leaves]]
         cotangents = OutputCotangents(d_rows, problem.times)
         d_y0, d_sources, num_evaluations = backward(

@@ -85,7 +85,8 @@ def _backward(
         num_evaluations: tf.Tensor,
     ) -> tuple:
         index, position = n // stored.segment_size, n % stored.segment_size
-        enters = (position == stored.segment_size - 1) | (n == stored.num_steps - 1)
+        of_segment = tf.equal(position, stored.segment_size - 1)
+        enters = of_segment | tf.equal(n, stored.num_steps - 1)
         segment, resolved = stored.resolve(enters, index, segment, method, f, dense=False)
         t, t_next = stored.time(n), stored.time(n + 1)
         y = read(segment, position)

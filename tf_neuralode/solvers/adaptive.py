@@ -23,8 +23,8 @@ class AdaptiveSettings(NamedTuple):
     controller: StepSizeController
     tolerances: Tolerances
     norm: Callable[[State], tf.Tensor]
-    first_step_size: float | None
-    max_step_size: float | None
+    first_step_size: tf.Tensor | None
+    max_step_size: tf.Tensor | None
     max_num_steps: int
 
 
@@ -77,7 +77,7 @@ def integrate(
         method, settings, f, t0, t1, y0, k0, direction, previous_step_size
     )
     h = tf.stop_gradient(h)
-    usable = _all_finite(y0, k0)
+    usable = _all_finite(y0, k0) & tf.math.is_finite(h)
     start = _Progress(
         t=t0,
         y=y0,
@@ -93,7 +93,7 @@ def integrate(
     )
 
     def unfinished(p: _Progress):
-        return (p.status == status_codes.SUCCESS) & (p.t != t1)
+        return tf.equal(p.status, status_codes.SUCCESS) & tf.not_equal(p.t, t1)
 
     def attempt(p: _Progress):
         return (_attempt(method, settings, f, t0, t1, direction, recorders, p),)
@@ -117,12 +117,11 @@ def _first_step(method, settings, f, t0, t1, y0, k0, direction, previous_step_si
     span = tf.abs(t1 - t0)
     largest = span
     if settings.max_step_size is not None:
-        largest = tf.minimum(span, tf.constant(settings.max_step_size, t0.dtype))
+        largest = tf.minimum(span, settings.max_step_size)
 
     def choose():
         if settings.first_step_size is not None:
-            h = tf.constant(settings.first_step_size, t0.dtype)
-            return tf.minimum(h, largest), tf.constant(1)
+            return tf.minimum(settings.first_step_size, largest), tf.constant(1)
         h = first_step_size(
             f,
             (t0, y0, k0),
@@ -152,7 +151,7 @@ def _attempt(method, settings, f, t0, t1, direction, recorders, p: _Progress) ->
     # Stretched by up to 1 %, so that rounding leaves no sliver to step over (HNW's DOPRI5).
     last = tf.constant(1.01, h.dtype) * h >= remaining
     if settings.max_step_size is not None:
-        last &= remaining <= tf.constant(settings.max_step_size, h.dtype)
+        last &= remaining <= settings.max_step_size
     t_next = tf.where(last, t1, p.t + direction * h)
     h = tf.where(last, remaining, h)
 
@@ -199,7 +198,7 @@ def _judge(settings, t0, t1, p: _Progress, h, last, error, accepted):
     # Clipping at the end says nothing of the error, so it must not shorten a warm start.
     grown = tf.where(last, tf.maximum(grown, p.h), grown)
     if settings.max_step_size is not None:
-        grown = tf.minimum(grown, tf.constant(settings.max_step_size, h.dtype))
+        grown = tf.minimum(grown, settings.max_step_size)
     next_h = tf.where(accepted, grown, h * control.factor_after_rejected(error))
     # Near t = 0 any step moves, but a hopeless fraction of the interval isn't worth the attempts.
     smallest = tf.maximum(_smallest_step(p.t), _smallest_step(_epsilon(p.t) * (t1 - t0)))

@@ -24,11 +24,12 @@ class AdaptiveRungeKutta(RungeKutta):
       rtol, atol: Relative and absolute tolerance of the local error, positive: scalars, arrays
         that broadcast against the state, or nests of the state's structure. A step is good enough
         if the RMS over all components of `error / (atol + rtol * max(|y|, |y1|))` is at most 1.
-      first_step_size: Size of the first step, in units of time; chosen by the solver if `None`.
+      first_step_size: Size of the first step, in units of time, a number or a scalar tensor; chosen
+        by the solver if `None`.
       max_num_steps: Attempts (accepted and rejected) after which a solve fails with status -1.
       safety_factor: Factor on each proposed step, in (0, 1).
       min_step_size_factor, max_step_size_factor: Bounds of the change from one step to the next.
-      max_step_size: Longest step, in units of time; unbounded if `None`.
+      max_step_size: Longest step, in units of time, likewise; unbounded if `None`.
       norm: Function that maps the scaled error, in the state's structure, to a scalar; the RMS
         over all components if `None`.
       make_adjoint_solver_fn: As in `tfp.math.ode.Solver`.
@@ -48,13 +49,13 @@ class AdaptiveRungeKutta(RungeKutta):
         self,
         rtol: Any = 1e-3,
         atol: Any = 1e-6,
-        first_step_size: float | None = None,
+        first_step_size: float | tf.Tensor | None = None,
         max_num_steps: int = 1000,
         *,
         safety_factor: float = 0.9,
         min_step_size_factor: float = 0.2,
         max_step_size_factor: float = 10.0,
-        max_step_size: float | None = None,
+        max_step_size: float | tf.Tensor | None = None,
         norm: Callable[[Any], tf.Tensor] | None = None,
         make_adjoint_solver_fn: Callable[[], tfp.math.ode.Solver] | None = None,
         validate_args: bool = False,
@@ -126,8 +127,8 @@ class AdaptiveRungeKutta(RungeKutta):
             ),
             tolerances=Tolerances.broadcast(self._rtol, self._atol, y0, pack, t0.dtype),
             norm=norm,
-            first_step_size=self._first_step_size,
-            max_step_size=self._max_step_size,
+            first_step_size=_as_time("first_step_size", self._first_step_size, t0.dtype),
+            max_step_size=_as_time("max_step_size", self._max_step_size, t0.dtype),
             max_num_steps=self._max_num_steps,
         )
         return adaptive.integrate(
@@ -146,18 +147,18 @@ class AdaptiveRungeKutta(RungeKutta):
         """Arguments of the constructor; a solver with functions among them has none.
 
         Raises:
-          ValueError: if `norm` or `make_adjoint_solver_fn` was given.
+          ValueError: if `norm` or `make_adjoint_solver_fn` was given, or a tensor of a graph.
         """
         self._check_serializable(self._norm is not None or self._custom_adjoint)
         return {
             "rtol": checks.plain(self._rtol),
             "atol": checks.plain(self._atol),
-            "first_step_size": self._first_step_size,
+            "first_step_size": checks.plain(self._first_step_size),
             "max_num_steps": self._max_num_steps,
             "safety_factor": self._safety_factor,
             "min_step_size_factor": self._min_step_size_factor,
             "max_step_size_factor": self._max_step_size_factor,
-            "max_step_size": self._max_step_size,
+            "max_step_size": checks.plain(self._max_step_size),
             "validate_args": self._validate_args,
             "name": self._name,
         }
@@ -165,6 +166,10 @@ class AdaptiveRungeKutta(RungeKutta):
 
 def _rms(nest: Any) -> tf.Tensor:
     return rms_norm(tf.nest.flatten(nest))
+
+
+def _as_time(name: str, value: float | tf.Tensor | None, dtype: tf.DType) -> tf.Tensor | None:
+    return None if value is None else checks.as_time(name, value, dtype)
 
 
 def _smallest(tolerance: Any) -> Any:

@@ -26,12 +26,33 @@ def inside(name: str, value, lower: float, upper: float) -> float:
     return float(value)
 
 
-def optional_positive(name: str, value) -> float | None:
-    """`value` as a positive float, or `None`."""
+def optional_positive(name: str, value) -> float | tf.Tensor | None:
+    """`value` as a positive float, `None`, or a scalar tensor whose value isn't known yet."""
+    is_tensor = tf.is_tensor(value) and not isinstance(value, tf.Variable)
+    if is_tensor and value.shape.rank == 0 and value.dtype.is_floating:
+        if not hasattr(value, "numpy"):
+            return value
+        value = value.numpy()
     if value is None or (_is_number(value) and 0 < value < math.inf):
         return value if value is None else float(value)
     kind = ValueError if _is_number(value) else TypeError
     raise kind(f"Argument {name} must be a positive number or None. Received: {name}={value!r}")
+
+
+def as_time(name: str, value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """What `optional_positive` returned, in the time's dtype; NaN for a tensor that isn't positive.
+
+    Raises:
+      tf.errors.InvalidArgumentError: at run time for such a tensor, and not under XLA.
+    """
+    if not tf.is_tensor(value):
+        return tf.constant(value, dtype)
+    # In a loop the steps are constants of differentiation.
+    value = tf.stop_gradient(tf.cast(value, dtype))
+    positive = (value > 0) & tf.math.is_finite(value)
+    message = f"Argument {name} must be a positive number or None. Received:"
+    with tf.control_dependencies([tf.debugging.Assert(positive, [message, value])]):
+        return tf.where(positive, value, tf.constant(float("nan"), dtype))
 
 
 def optional_function(name: str, value):

@@ -59,7 +59,7 @@ def integrate(
     def step(p: _Progress):
         n = p.num_accepted
         # t0 + n h and not a running sum, which would gather rounding errors.
-        t_next = tf.where(n + 1 == num_steps, t1, t0 + tf.cast(n + 1, h.dtype) * h)
+        t_next = tf.where(tf.equal(n + 1, num_steps), t1, t0 + tf.cast(n + 1, h.dtype) * h)
         if dense:
             taken = method.step(f, p.t, t_next, p.y, p.k0)
             y1, k0 = taken.y1, taken.k[-1]

@@ -38,9 +38,11 @@ def finish(end, status, recorders: Sequence[Recorder]) -> Integration:
     # A state may overflow in a step whose slopes and error are finite.
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.abs(x))) for x in end.y])
     status = tf.where(
-        finite | (status != status_codes.SUCCESS), status, tf.constant(status_codes.NOT_FINITE)
+        finite | tf.not_equal(status, status_codes.SUCCESS),
+        status,
+        tf.constant(status_codes.NOT_FINITE),
     )
-    success = status == status_codes.SUCCESS
+    success = tf.equal(status, status_codes.SUCCESS)
     y = [tf.where(success, x, nan) for x, nan in zip(end.y, _not_a_number_like(end.y), strict=True)]
     saved = tuple(
         recorder.finish(s, end.t, y, end.num_accepted)

@@ -24,6 +24,7 @@ from tf_neuralode.solvers.output_times import output_recorder
 from tf_neuralode.solvers.recording import AcceptedSteps, Recorder, StepHistory
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.solvers.tableau import ButcherTableau
+from tf_neuralode.times import checked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -219,6 +220,7 @@ class RungeKutta(tfp.math.ode.Solver):
         else:
             times = tf.cast(solution_times, flat.time_dtype)
             # The first output may be the initial time itself, or a later one.
+            times = _in_order(tf.concat([[t0], times], axis=0))[1:]
             recorder = output_recorder(tf.concat([[t0], times], axis=0))
             t1 = times[-1]
         recorders = [recorder]
@@ -263,3 +265,17 @@ class RungeKutta(tfp.math.ode.Solver):
         # The step size still fits on the other side of an output time: a warm start.
         del ode_fn, initial_time, initial_state, previous_state
         return previous_solver_internal_state
+
+
+def _in_order(times: tf.Tensor) -> tf.Tensor:
+    """`times`, initial and output times, once it is sure that they are in order; NaN under XLA."""
+    steps = times[1:] - times[:-1]
+    in_order = tf.reduce_all(steps >= 0) | tf.reduce_all(steps <= 0)
+    message = (
+        "Argument solution_times must rise, or fall, from initial_time on. Sort it, or solve in "
+        "each direction."
+    )
+    times = checked(times, in_order, message, f"times={tf.get_static_value(times)}", times)
+    if tf.get_static_value(in_order) is None:
+        times = tf.where(in_order, times, tf.constant(float("nan"), times.dtype))
+    return times

@@ -174,7 +174,8 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     tiny = (d0 < constant(1e-5)) | (d1 < constant(1e-5))
     slope = tf.where(tiny, tf.ones_like(d1), d1)
     h0 = tf.where(tiny, constant(1e-6), constant(0.01) * d0 / slope)
-    h0 = tf.minimum(h0, largest)
+    # A constant, so that a v1 graph finds no way through it to the variables that f reads.
+    h0 = tf.stop_gradient(tf.minimum(h0, largest))
     k1 = f(t0 + direction * h0, advanced(y0, direction * h0, [1.0], [k0]))
     change = [b - a for a, b in zip(k0, k1, strict=True)]
     rate = norm([x / slope for x in tolerances.scaled(change, y0)]) / h0
