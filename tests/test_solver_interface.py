@@ -211,7 +211,7 @@ def test_solver_with_functions_equals_itself_alone_and_has_no_config():
     solver = solvers.Tsit5(norm=tf.norm)
     assert solver == solver and solver != solvers.Tsit5(norm=tf.norm)
     assert len({solver, solvers.Tsit5()}) == 2
-    with pytest.raises(ValueError, match="norm or make_adjoint_solver_fn can't be serialized"):
+    with pytest.raises(ValueError, match="norm or make_adjoint_solver_fn can't be"):
         solver.get_config()
 
 

@@ -73,7 +73,7 @@ def solve_batch(
     if training and regularizers:
         f = with_cost(f, regularizers, noise, direction)
         start = (start, tf.zeros_like(start[(slice(None), *[0] * (start.shape.rank - 1))]))
-        solver = _with_tolerances_of_state(solver)
+        solver = _of_state_alone(solver)
     knots = times.knots
     if times.are_shared:
         results = solve_at_shared_times(
@@ -84,6 +84,7 @@ def solve_batch(
             solver=samples.restrict(solver),
             gradient=gradient,
             backward_counter=backward_counter,
+            batch_ndims=1,
         )
     else:
         knots = samples.without_bad(knots, batch_axis=1)
@@ -106,13 +107,14 @@ def solve_batch(
     )
 
 
-def _with_tolerances_of_state(solver):
-    """`solver` for states `(y, cost)`, where its tolerances may be arrays that fit y alone."""
+def _of_state_alone(solver):
+    """`solver` for states `(y, cost)`: its norm is y's, its tolerances may be arrays that fit y."""
     if not isinstance(solver, AdaptiveRungeKutta):
         return solver
     config = {name: getattr(solver, f"_{name}") for name in ("rtol", "atol")}
     # The cost doesn't count in the error norm, so any number will do.
-    return solver.copy(**{name: (value, 1.0) for name, value in config.items()})
+    tolerances = {name: (value, 1.0) for name, value in config.items()}
+    return solver.copy(counted_parts=lambda state: [state[0]], **tolerances)
 
 
 def solve_at_shared_times(f, y0: Any, knots: tf.Tensor, params, **options) -> Results:

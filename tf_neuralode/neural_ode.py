@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -42,6 +42,9 @@ class NeuralODE(keras.layers.Layer):
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
       rtol, atol: Tolerances of an adaptive solver given by name, positive: numbers, or arrays that
         broadcast against the state. 1e-3 and 1e-6 if `None`.
+      norm: Error norm of an adaptive solver given by name: `"max"`, each sample gets the accuracy
+        that it would have alone, or `"mean"`, the batch as a whole does, in fewer steps; see
+        `solvers.AdaptiveRungeKutta`. `"max"` if `None`.
       t_eval: Times at which to return the state, inside `t_span`, in its direction; both ends of
         `t_span` if `None`. Needs `return_sequences=True`.
       return_sequences: Whether to return the states at all times of `t_eval`.
@@ -98,6 +101,7 @@ class NeuralODE(keras.layers.Layer):
         gradient: str | gradients.Gradient = "adjoint",
         rtol: Any = None,
         atol: Any = None,
+        norm: str | Callable[[Any], tf.Tensor] | None = None,
         t_eval: Sequence[float] | np.ndarray | None = None,
         return_sequences: bool = False,
         time_dependent: bool = False,
@@ -124,8 +128,8 @@ class NeuralODE(keras.layers.Layer):
         if self._knots[0] != self.t_span[0]:
             self._knots = np.array([self.t_span[0], *self._knots])
         self._solver_identifier = solver
-        self.rtol, self.atol = rtol, atol
-        self.solver = solvers.get(solver, rtol, atol)
+        self.rtol, self.atol, self.norm = rtol, atol, norm
+        self.solver = solvers.get(solver, rtol, atol, norm)
         self.gradient = gradients.get(gradient)
         self.gradient.check_solver(self.solver)
         if jit_compile and self.gradient.keeps_activations:
@@ -263,6 +267,7 @@ class NeuralODE(keras.layers.Layer):
             "gradient": keras.saving.serialize_keras_object(self.gradient),
             "rtol": solvers.plain(self.rtol),
             "atol": solvers.plain(self.atol),
+            "norm": solvers.serialize_norm(self.norm),
             "t_eval": self.t_eval,
             "return_sequences": self.return_sequences,
             "time_dependent": self.time_dependent,

@@ -13,6 +13,7 @@ from tf_neuralode import gradients, solvers
 from tf_neuralode.gradients.gradient import Problem
 from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.results import DenseSolution, Results
+from tf_neuralode.solvers.error_norm import check_batch_ndims
 from tf_neuralode.solvers.flat_state import FlatState, solve_dtype
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.times import checked
@@ -28,6 +29,8 @@ def odeint(
     gradient: str | gradients.Gradient = "adjoint",
     rtol: Any = None,
     atol: Any = None,
+    norm: str | Callable[[Any], tf.Tensor] | None = None,
+    batch_ndims: int = 0,
     dense_output: bool = False,
     backward_counter: tf.Tensor | tf.Variable | None = None,
 ) -> Results:
@@ -46,6 +49,10 @@ def odeint(
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
       rtol, atol: Tolerances for a solver given by name: scalars, or per component, see
         `solvers.AdaptiveRungeKutta`. 1e-3 and 1e-6 if `None`.
+      norm: Error norm of a solver given by name: `"max"`, `"mean"` or a function, see there.
+        `"max"` if `None`.
+      batch_ndims: How many axes of the state, the first of every leaf, count samples. Each sample
+        then gets the accuracy that it would have alone; with 0 the whole state is one sample.
       dense_output: Whether to return the solution at all times between, as `Results.solution`.
       backward_counter: Scalar float tensor or variable whose "gradient" will be the number of
         evaluations of f in the backward pass.
@@ -60,12 +67,14 @@ def odeint(
     # converting it would take longer than tracing it.
     f = tf.__internal__.autograph.tf_convert(f, tf.__internal__.autograph.control_status_ctx())
     solve = tf.autograph.experimental.do_not_convert(_solve)
-    solver = solvers.get(solver, rtol, atol)
+    solver = solvers.get(solver, rtol, atol, norm)
     if dense_output and not isinstance(solver, solvers.RungeKutta):
         raise ValueError(
             "Argument dense_output needs a solver of tf_neuralode.solvers. "
             f"Received: dense_output={dense_output}, solver={type(solver).__name__}"
         )
+    if isinstance(solver, solvers.RungeKutta):
+        solver = solver.for_samples(batch_ndims)
     return solve(f, y0, t, params, solver, gradients.get(gradient), dense_output, backward_counter)
 
 
@@ -80,6 +89,8 @@ def _solve(
     backward_counter: tf.Tensor | tf.Variable | None,
 ) -> Results:
     flat = FlatState(y0)
+    if isinstance(solver, solvers.RungeKutta):
+        check_batch_ndims(solver.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
     times = _times(t, flat.time_dtype)
     param_leaves, flat_f = _flatten_params(f, params, flat)
     differentiable_times = tf.is_tensor(t) or isinstance(t, tf.Variable)

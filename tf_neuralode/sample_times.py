@@ -109,6 +109,7 @@ class _Segments:
             solver=solver,
             gradient=self._gradient,
             backward_counter=probe,
+            batch_ndims=1,
         )
 
     def solve(self, y0: State, knots, params):

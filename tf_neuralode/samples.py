@@ -12,7 +12,7 @@ class FiniteSamples:
     """The samples of a batch that are good, and a stand-in for the others.
 
     A bad sample is replaced by the first good one, so that the dynamics is evaluated only where it
-    would be anyway, and it is left out of the error norm, so that the steps are those of the good
+    would be anyway, and it is left out of a mean of errors, so that the steps are those of the good
     samples alone.
 
     Args:
@@ -55,7 +55,9 @@ class FiniteSamples:
     def restrict(
         self, solver: tfp.math.ode.Solver, moving: tf.Tensor | None = None
     ) -> tfp.math.ode.Solver:
-        """`solver` with an error norm over the good samples; a stock TFP solver as it is.
+        """`solver`, whose mean norm is one over the good samples; others as they are.
+
+        The largest of the samples' norms needs no such care: a stand-in is a copy.
 
         Args:
           solver: Any.
@@ -64,17 +66,7 @@ class FiniteSamples:
         """
         if not isinstance(solver, AdaptiveRungeKutta):
             return solver
-        among = self.finite if moving is None else self.finite & moving
-        num = tf.reduce_sum(tf.cast(among, tf.int32))
-
-        def norm(scaled):
-            # Of several parts the first is the state; the others don't feed back on it.
-            scaled = tf.nest.flatten(scaled)[0]
-            squares = tf.where(_along(among, scaled, 0), tf.square(scaled), 0)
-            size = tf.size(scaled) // tf.maximum(tf.shape(scaled)[0], 1) * num
-            return tf.sqrt(tf.reduce_sum(squares) / tf.cast(tf.maximum(size, 1), scaled.dtype))
-
-        return solver.with_norm(norm)
+        return solver.copy(mean_among=self.finite if moving is None else self.finite & moving)
 
 
 def _along(samples: tf.Tensor, like: tf.Tensor, batch_axis: int) -> tf.Tensor:

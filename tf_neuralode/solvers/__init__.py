@@ -50,6 +50,7 @@ __all__ = [
     "names",
     "plain",
     "serialize",
+    "serialize_norm",
 ]
 
 _BY_NAME = {
@@ -72,7 +73,10 @@ def names() -> tuple[str, ...]:
 
 
 def get(
-    identifier: str | tfp.math.ode.Solver, rtol: Any = None, atol: Any = None
+    identifier: str | tfp.math.ode.Solver,
+    rtol: Any = None,
+    atol: Any = None,
+    norm: Any = None,
 ) -> tfp.math.ode.Solver:
     """The solver that a name or an object stands for.
 
@@ -80,12 +84,14 @@ def get(
       identifier: A name (see `names`) or any `tfp.math.ode.Solver`.
       rtol: Relative tolerance for an adaptive solver given by name.
       atol: Absolute tolerance, likewise.
+      norm: Error norm, likewise.
 
     Raises:
-      ValueError: for an unknown name, or tolerances beside a solver object.
+      ValueError: for an unknown name, or tolerances or a norm beside a solver object.
       TypeError: for anything else.
     """
-    given = {k: v for k, v in {"rtol": rtol, "atol": atol}.items() if v is not None}
+    settings = {"rtol": rtol, "atol": atol, "norm": norm}
+    given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(identifier, str):
         if identifier not in _BY_NAME:
             raise ValueError(
@@ -102,8 +108,8 @@ def get(
     if given:
         received = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ValueError(
-            "Arguments rtol and atol are for a solver given by name; a solver object carries its "
-            f"own. Received: solver={identifier!r}, {received}"
+            "Arguments rtol, atol and norm are for a solver given by name; a solver object carries "
+            f"its own. Received: solver={identifier!r}, {received}"
         )
     return identifier
 
@@ -122,6 +128,20 @@ def serialize(identifier: str | tfp.math.ode.Solver) -> str | dict[str, Any]:
         "A layer with a stock TFP solver can't be serialized; save its weights, or export the "
         f"model. Received: solver={type(identifier).__name__}"
     )
+
+
+def serialize_norm(norm: Any) -> str | None:
+    """The argument `norm` of a layer, for its config.
+
+    Raises:
+      ValueError: for a function.
+    """
+    if callable(norm):
+        raise ValueError(
+            "A layer with a function norm can't be serialized. Take 'max' or 'mean', save its "
+            f"weights, or export the model. Received: norm={norm!r}"
+        )
+    return norm
 
 
 def _did_you_mean(name: str) -> str:

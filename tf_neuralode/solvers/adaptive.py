@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import status as status_codes
+from tf_neuralode.solvers.error_norm import ErrorNorm
 from tf_neuralode.solvers.integration import Integration, finish
 from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.recording import Recorder, Step
@@ -22,7 +23,7 @@ class AdaptiveSettings(NamedTuple):
 
     controller: StepSizeController
     tolerances: Tolerances
-    norm: Callable[[State], tf.Tensor]
+    norm: ErrorNorm
     first_step_size: tf.Tensor | None
     max_step_size: tf.Tensor | None
     max_num_steps: int

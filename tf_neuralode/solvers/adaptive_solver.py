@@ -10,11 +10,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode.solvers import adaptive, checks
+from tf_neuralode.solvers.error_norm import ErrorNorm, whole
 from tf_neuralode.solvers.integration import Integration
 from tf_neuralode.solvers.recording import Recorder
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.solvers.solver import RungeKutta
-from tf_neuralode.solvers.step_size import StepSizeController, Tolerances, rms_norm
+from tf_neuralode.solvers.step_size import StepSizeController, Tolerances
 
 
 class AdaptiveRungeKutta(RungeKutta):
@@ -23,15 +24,19 @@ class AdaptiveRungeKutta(RungeKutta):
     Args:
       rtol, atol: Relative and absolute tolerance of the local error, positive: scalars, arrays
         that broadcast against the state, or nests of the state's structure. A step is good enough
-        if the RMS over all components of `error / (atol + rtol * max(|y|, |y1|))` is at most 1.
+        if `norm` of `error / (atol + rtol * max(|y|, |y1|))` is at most 1.
       first_step_size: Size of the first step, in units of time, a number or a scalar tensor; chosen
         by the solver if `None`.
       max_num_steps: Attempts (accepted and rejected) after which a solve fails with status -1.
       safety_factor: Factor on each proposed step, in (0, 1).
       min_step_size_factor, max_step_size_factor: Bounds of the change from one step to the next.
       max_step_size: Longest step, in units of time, likewise; unbounded if `None`.
-      norm: Function that maps the scaled error, in the state's structure, to a scalar; the RMS
-        over all components if `None`.
+      norm: How large the scaled error of a batch is. `"max"`: the largest of the samples' own
+        norms, each the RMS over the sample's components, so that a hard sample gets the steps that
+        it needs. `"mean"`: the RMS over all components of all samples, fewer steps, in which the
+        errors of few hard samples drown. Or a function that maps the scaled error, in the state's
+        structure, to a scalar. What a sample is `batch_ndims` says, of `odeint` and of `solve`;
+        without it the whole state is one. `None` is `"max"`.
       make_adjoint_solver_fn: As in `tfp.math.ode.Solver`.
       validate_args: As in `tfp.math.ode.Solver`; our own checks are always made.
       name: Prefix of the operations' names.
@@ -56,7 +61,7 @@ class AdaptiveRungeKutta(RungeKutta):
         min_step_size_factor: float = 0.2,
         max_step_size_factor: float = 10.0,
         max_step_size: float | tf.Tensor | None = None,
-        norm: Callable[[Any], tf.Tensor] | None = None,
+        norm: str | Callable[[Any], tf.Tensor] | None = "max",
         make_adjoint_solver_fn: Callable[[], tfp.math.ode.Solver] | None = None,
         validate_args: bool = False,
         name: str | None = None,
@@ -78,7 +83,10 @@ class AdaptiveRungeKutta(RungeKutta):
             "max_step_size_factor", max_step_size_factor, 1, np.inf
         )
         self._max_step_size = checks.optional_positive("max_step_size", max_step_size)
-        self._norm = checks.optional_function("norm", norm)
+        self._norm = checks.norm(norm)
+        # Set on copies only: what one solve, or a part of the package, knows of the state.
+        self._counted_parts: Callable[[Any], list[Any]] = whole
+        self._mean_among: tf.Tensor | None = None
 
     @property
     def max_num_steps(self) -> int:
@@ -87,19 +95,18 @@ class AdaptiveRungeKutta(RungeKutta):
 
     def with_seminorm(self, num_parts: int) -> AdaptiveRungeKutta:
         """As in `RungeKutta`, with one tolerance for all components: the smallest."""
-        norm = self._norm or _rms
+        counted = self._counted_parts
 
-        def seminorm(augmented: Any) -> tf.Tensor:
-            squares = [norm(part) ** 2 for part in augmented[:num_parts]]
-            # Of parts of one size, so this is the RMS over all of them if `norm` is an RMS.
-            return tf.sqrt(tf.add_n(squares) / num_parts)
+        def parts(augmented: Any) -> list[Any]:
+            return [inner for part in augmented[:num_parts] for inner in counted(part)]
 
         # A tolerance for each component has no counterpart among the parameters.
-        return self.copy(norm=seminorm, rtol=_smallest(self._rtol), atol=_smallest(self._atol))
+        rtol, atol = _smallest(self._rtol), _smallest(self._atol)
+        return self.copy(counted_parts=parts, rtol=rtol, atol=atol)
 
-    def with_norm(self, norm: Callable[[Any], tf.Tensor]) -> AdaptiveRungeKutta:
-        """The same solver with another error norm."""
-        return self.copy(norm=norm)
+    def error_norm(self, pack: Callable[[State], Any] = list) -> ErrorNorm:
+        """The norm of a state's error; `pack` gives the state its structure."""
+        return ErrorNorm(self._norm, self.batch_ndims, pack, self._counted_parts, self._mean_among)
 
     def integrate(
         self,
@@ -112,8 +119,6 @@ class AdaptiveRungeKutta(RungeKutta):
         previous_step_size: tf.Tensor | None = None,
     ) -> Integration:
         """As in `RungeKutta`, by the adaptive loop."""
-        given = self._norm
-        norm = rms_norm if given is None else lambda leaves: given(pack(leaves))
         if previous_step_size is None:
             previous_step_size = self._start_step_size
         error_order = self.method.error_order
@@ -126,7 +131,7 @@ class AdaptiveRungeKutta(RungeKutta):
                 beta=0.2 / (error_order + 1) if self.beta is None else self.beta,
             ),
             tolerances=Tolerances.broadcast(self._rtol, self._atol, y0, pack, t0.dtype),
-            norm=norm,
+            norm=self.error_norm(pack),
             first_step_size=_as_time("first_step_size", self._first_step_size, t0.dtype),
             max_step_size=_as_time("max_step_size", self._max_step_size, t0.dtype),
             max_num_steps=self._max_num_steps,
@@ -147,9 +152,10 @@ class AdaptiveRungeKutta(RungeKutta):
         """Arguments of the constructor; a solver with functions among them has none.
 
         Raises:
-          ValueError: if `norm` or `make_adjoint_solver_fn` was given, or a tensor of a graph.
+          ValueError: if `norm` is a function, `make_adjoint_solver_fn` was given, or a setting is a
+            tensor of a graph.
         """
-        self._check_serializable(self._norm is not None or self._custom_adjoint)
+        self._check_serializable(callable(self._norm) or self._custom_adjoint)
         return {
             "rtol": checks.plain(self._rtol),
             "atol": checks.plain(self._atol),
@@ -159,13 +165,10 @@ class AdaptiveRungeKutta(RungeKutta):
             "min_step_size_factor": self._min_step_size_factor,
             "max_step_size_factor": self._max_step_size_factor,
             "max_step_size": checks.plain(self._max_step_size),
+            "norm": self._norm,
             "validate_args": self._validate_args,
             "name": self._name,
         }
-
-
-def _rms(nest: Any) -> tf.Tensor:
-    return rms_norm(tf.nest.flatten(nest))
 
 
 def _as_time(name: str, value: float | tf.Tensor | None, dtype: tf.DType) -> tf.Tensor | None:

@@ -53,7 +53,11 @@ class _Attempts(Recorder):
 
 
 def attempted_steps(
-    solver: RungeKutta, f: Callable[[tf.Tensor, Any], Any], y0: Any, t_span: Sequence[float]
+    solver: RungeKutta,
+    f: Callable[[tf.Tensor, Any], Any],
+    y0: Any,
+    t_span: Sequence[float],
+    batch_ndims: int = 0,
 ) -> AttemptedSteps:
     """Solves dy/dt = f(t, y) once and returns every attempt at a step.
 
@@ -62,6 +66,8 @@ def attempted_steps(
       f: Function of a scalar time and a state like `y0`; returns the slope, like `y0`.
       y0: State at `t_span[0]`: a float or complex tensor of any shape, or a nest of them.
       t_span: Initial and final time, in units of time: two numbers; may run backwards.
+      batch_ndims: How many axes of the state, the first, count samples, see `odeint`; a layer's
+        solves have 1.
 
     Returns:
       `AttemptedSteps`. After a failed solve they are those up to the failure. Eagerly or in a
@@ -75,6 +81,7 @@ def attempted_steps(
             "Argument solver must be one of tf_neuralode.solvers: others don't report rejected "
             f"steps. Received: solver={solver!r}"
         )
+    solver = solver.for_samples(batch_ndims)
     flat = FlatState(y0)
     t0, t1 = (tf.constant(float(t), flat.time_dtype) for t in t_span)
     recorder = _Attempts(solver.max_num_steps)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_neuralode.solvers.error_norm import NAMES as NORM_NAMES
+
 
 def _is_number(value) -> bool:
     is_real = isinstance(value, numbers.Real | np.floating | np.integer)
@@ -55,11 +57,28 @@ def as_time(name: str, value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         return tf.where(positive, value, tf.constant(float("nan"), dtype))
 
 
-def optional_function(name: str, value):
-    """`value`, if it is `None` or can be called."""
-    if value is not None and not callable(value):
-        raise TypeError(f"Argument {name} must be a function or None. Received: {name}={value!r}")
+def norm(value):
+    """`value`, if it is one of the names of error norms or can be called; "max" for `None`."""
+    if value is None:
+        return "max"
+    if value not in NORM_NAMES and not callable(value):
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(
+            f"Argument norm must be one of {', '.join(map(repr, NORM_NAMES))}, a function, or "
+            f"None. Received: norm={value!r}"
+        )
     return value
+
+
+def count(name: str, value) -> int:
+    """`value` as an int of at least 0; 0 for `None`."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"Argument {name} must be an integer. Received: {name}={value!r}")
+    if value < 0:
+        raise ValueError(f"Argument {name} must be at least 0. Received: {name}={value}")
+    return int(value)
 
 
 def positive_integer(name: str, value) -> int:

@@ -64,22 +64,25 @@ class Method:
         return runge_kutta.advance(f, self.tableau, t, t_next, y, f(t, y))
 
     def error(self, taken: TakenStep, h, y: State, tolerances, norm) -> tf.Tensor:
-        """The step's error in units of the tolerance: a step with at most 1 is good enough."""
+        """The step's error in units of the tolerance: a step with at most 1 is good enough.
+
+        Where `norm`, an `ErrorNorm`, looks at each sample, the largest of their errors.
+        """
 
         def scaled_norm(weights):
             # h goes inside the norm: the square of a large slope can be more than the dtype holds.
             error = [scale(h, x) for x in weighted_sum(weights, taken.k)]
-            return norm(tolerances.scaled(error, y, taken.y1))
+            return norm.of_samples(tolerances.scaled(error, y, taken.y1))
 
         high = scaled_norm(self.tableau.b_err)
         if self.b_err_low is None:
-            return high
+            return norm.largest(high)
         # HNW, II.10, equation 10.17: the fifth-order estimate, damped by the third-order one.
         low = scaled_norm(self.b_err_low)
         denominator = tf.sqrt(high**2 + tf.constant(0.01, high.dtype) * low**2)
         safe = tf.where(denominator > 0, denominator, tf.ones_like(denominator))
         # A NaN stays one: the comparison is false for it, and it is in the numerator.
-        return high**2 / safe
+        return norm.largest(high**2 / safe)
 
     def dense_coefficients(self, f, taken: TakenStep, t, t_next, y: State) -> State:
         """The step's dense solution; evaluates f at the extra stages."""

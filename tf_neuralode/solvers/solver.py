@@ -77,9 +77,11 @@ class RungeKutta(tfp.math.ode.Solver):
         self._backward_span: tf.Tensor | None = None
         self._first_slope: State | None = None
         self._start_step_size: tf.Tensor | None = None
+        self._batch_ndims: int | None = None
         self._finish_states = lambda states, diagnostics: states
+        given = make_adjoint_solver_fn
         super().__init__(
-            make_adjoint_solver_fn=make_adjoint_solver_fn or self.for_adjoint,
+            make_adjoint_solver_fn=self.for_adjoint if given is None else lambda: _for_all(given()),
             validate_args=validate_args,
             name=name or type(self).__name__,
         )
@@ -103,6 +105,16 @@ class RungeKutta(tfp.math.ode.Solver):
     def max_num_steps(self) -> int:
         """The most steps that a solve can take."""
         raise NotImplementedError
+
+    @property
+    def batch_ndims(self) -> int:
+        """How many axes of the state, the first, count samples: for error norms."""
+        return self._batch_ndims or 0
+
+    def for_samples(self, batch_ndims: int | None) -> RungeKutta:
+        """The same solver for a state of samples, unless it is for one already."""
+        batch_ndims = checks.count("batch_ndims", batch_ndims)
+        return self if self._batch_ndims is not None else self.copy(batch_ndims=batch_ndims)
 
     def integrate(
         self,
@@ -158,8 +170,8 @@ class RungeKutta(tfp.math.ode.Solver):
     def _check_serializable(self, has_functions: bool) -> None:
         if has_functions:
             raise ValueError(
-                f"{type(self).__name__} with norm or make_adjoint_solver_fn can't be serialized. "
-                "Set backward tolerances on gradients.Adjoint instead."
+                f"{type(self).__name__} with a function as norm or make_adjoint_solver_fn can't be "
+                "serialized. Set backward tolerances on gradients.Adjoint instead."
             )
 
     def _settings(self) -> dict[str, Any] | None:
@@ -209,7 +221,8 @@ class RungeKutta(tfp.math.ode.Solver):
         batch_ndims=None,
         previous_solver_internal_state=None,
     ):
-        del jacobian_fn, jacobian_sparsity, batch_ndims  # for implicit methods
+        del jacobian_fn, jacobian_sparsity  # for implicit methods
+        solver = self if batch_ndims is None else self.for_samples(batch_ndims)
         flat = FlatState(initial_state, "initial_state")
         t0 = tf.cast(initial_time, flat.time_dtype)
         by_solver = isinstance(solution_times, tfp.math.ode.ChosenBySolver)
@@ -227,7 +240,7 @@ class RungeKutta(tfp.math.ode.Solver):
         if self._keep_steps:
             recorders.append(AcceptedSteps(self.max_num_steps, self.method.num_coefficients))
         previous = previous_solver_internal_state
-        result = self.integrate(
+        result = solver.integrate(
             flat.flat_fn(ode_fn),
             t0,
             t1,
@@ -279,3 +292,13 @@ def _in_order(times: tf.Tensor) -> tf.Tensor:
     if tf.get_static_value(in_order) is None:
         times = tf.where(in_order, times, tf.constant(float("nan"), times.dtype))
     return times
+
+
+def _for_all(adjoint_solver: tfp.math.ode.Solver) -> tfp.math.ode.Solver:
+    """An adjoint solver from outside, as it is: with a norm over TFP's whole augmented system.
+
+    Its parameters' parts have no axis of samples.
+    """
+    if isinstance(adjoint_solver, RungeKutta):
+        return adjoint_solver.for_samples(0)
+    return adjoint_solver

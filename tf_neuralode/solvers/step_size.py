@@ -1,4 +1,4 @@
-"""Error norm, automatic first step and step-size control of the adaptive methods.
+"""Tolerances, automatic first step and step-size control of the adaptive methods.
 
 Reference: Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, II.4 (HNW).
 """
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tf_neuralode.solvers.error_norm import ErrorNorm
 from tf_neuralode.solvers.runge_kutta import State, advanced
 
 # The error of a step that happens to be zero must not become an infinite step; the bounds of the
@@ -20,20 +21,13 @@ _SMALLEST_ERROR = 1e-10
 _SMALLEST_PREVIOUS_ERROR = 1e-4
 
 
-def rms_norm(scaled: State) -> tf.Tensor:
-    """Root mean square over all entries of all leaves (HNW, equation 4.11); 0 if there are none."""
-    sums = [tf.reduce_sum(tf.math.square(x)) for x in scaled]
-    size = sum(tf.size(x, out_type=tf.int64) for x in scaled)
-    return tf.sqrt(tf.add_n(sums) / tf.cast(tf.maximum(size, 1), sums[0].dtype))
-
-
-def _norm_without_overflow(norm, scaled: State) -> tf.Tensor:
-    """`norm`, where the squares of large entries may be more than the dtype holds."""
+def _without_overflow(norm: ErrorNorm, scaled: State) -> tf.Tensor:
+    """`norm.of_samples`, where the squares of large entries may be more than the dtype holds."""
     largest = tf.reduce_max([tf.reduce_max(x) for x in scaled])
     # An empty leaf has the maximum -inf.
     usable = tf.math.is_finite(largest) & (largest > 0)
     unit = tf.where(usable, largest, tf.ones_like(largest))
-    return unit * norm([x / unit for x in scaled])
+    return unit * norm.of_samples([x / unit for x in scaled])
 
 
 def _flatten_up_to(structure, value) -> list:
@@ -154,13 +148,16 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     rule takes the first and second derivatives for the one of order q + 1, so that its step, in
     smooth fields a tenth of what the tolerance allows, depends on the unit of time.
 
+    Where the norm is one of each sample, so is all of this, and the shortest step is taken: a
+    sample that rests asks for none.
+
     Args:
       f: `f(t, y)`, flat.
       start: `(t0, y0, k0)`, where k0 is `f(t0, y0)`.
       longest_step: The longest step allowed, negative for a solve backwards.
       error_order: Order of the embedded solution.
       tolerances: `Tolerances`.
-      norm: Of the scaled error, flat.
+      norm: Of the scaled error.
     """
     t0, y0, k0 = start
     direction, largest = tf.sign(longest_step), tf.abs(longest_step)
@@ -168,21 +165,25 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     def constant(value):
         return tf.constant(value, t0.dtype)
 
-    d0 = norm(tolerances.scaled(y0, y0))
-    # A field may be steep by any power of ten; the other two norms are of ratios.
-    d1 = _norm_without_overflow(norm, tolerances.scaled(k0, y0))
-    tiny = (d0 < constant(1e-5)) | (d1 < constant(1e-5))
-    slope = tf.where(tiny, tf.ones_like(d1), d1)
-    h0 = tf.where(tiny, constant(1e-6), constant(0.01) * d0 / slope)
+    d0 = norm.of_samples(tolerances.scaled(y0, y0))
+    # A field may be steep by any power of ten.
+    d1 = _without_overflow(norm, tolerances.scaled(k0, y0))
+    flat = d1 < constant(1e-5)
+    slope = tf.where(flat, tf.ones_like(d1), d1)
+    # Samples that are zero, or rest, say nothing of a trial step.
+    known = ~flat & (d0 >= constant(1e-5))
+    h0 = tf.reduce_min(tf.where(known, constant(0.01) * d0 / slope, constant(math.inf)))
+    h0 = tf.minimum(tf.where(tf.math.is_inf(h0), constant(1e-6), h0), largest)
     # A constant, so that a v1 graph finds no way through it to the variables that f reads.
-    h0 = tf.stop_gradient(tf.minimum(h0, largest))
+    h0 = tf.stop_gradient(h0)
     k1 = f(t0 + direction * h0, advanced(y0, direction * h0, [1.0], [k0]))
     change = [b - a for a, b in zip(k0, k1, strict=True)]
-    rate = norm([x / slope for x in tolerances.scaled(change, y0)]) / h0
+    rate = _without_overflow(norm, tolerances.scaled(change, y0)) / slope / h0
     q = error_order
     h1 = (constant(math.factorial(q + 1)) * rate / slope) ** constant(1 / (q + 1)) / rate
     # Where the slope doesn't change, y does: at most by its own size.
     h1 = tf.where(tf.equal(rate, 0), largest, h1)
-    h = tf.minimum(tf.minimum(constant(100.0) * h0, h1), largest)
     # A field that overflows at the trial point says nothing of the step; the loop finds out.
-    return tf.where(tf.math.is_finite(h) & (h > 0), h, h0)
+    h1 = tf.where(tf.math.is_finite(h1) & (h1 > 0), h1, h0)
+    h = tf.minimum(tf.minimum(constant(100.0) * h0, tf.reduce_min(h1)), largest)
+    return tf.where(tf.math.is_finite(h), h, h0)

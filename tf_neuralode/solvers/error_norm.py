@@ -1,0 +1,117 @@
+"""How large an error is: norms over a state, each sample of a batch by itself or all together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_neuralode.solvers.runge_kutta import State
+
+NAMES = ("max", "mean")
+
+
+def whole(state: Any) -> list[Any]:
+    """The parts of a state that count, if all of it does."""
+    return [state]
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorNorm:
+    """Maps an error, scaled by the tolerance, to one number.
+
+    Attributes:
+      kind: `"max"`, the largest of the samples' root mean squares; `"mean"`, that over all samples
+        (HNW, equation 4.11); or a function of a state.
+      batch_ndims: How many axes of each leaf, the first, count samples; 0 for one sample in all.
+      pack: Gives a flat state its structure and its shapes.
+      parts: The parts of a state that count, a list of states.
+      among: `(batch,)`, boolean: the samples that count in a mean; all of them if `None`.
+    """
+
+    kind: str | Callable[[Any], tf.Tensor] = "max"
+    batch_ndims: int = 0
+    pack: Callable[[State], Any] = list
+    parts: Callable[[Any], list[Any]] = whole
+    among: tf.Tensor | None = None
+
+    def of_samples(self, scaled: State) -> tf.Tensor:
+        """Norms of the shape of the batch, where that matters, otherwise a scalar; see `largest`.
+
+        A sample without entries has the norm 0.
+        """
+        if callable(self.kind):
+            return self._by_function(self.kind, scaled)
+        if self.kind == "max" and self.batch_ndims:
+            leaves = self._counted(scaled)
+            check_batch_ndims(self.batch_ndims, leaves)
+            return _root_mean_square(leaves, self.batch_ndims)
+        if self.among is not None:
+            return self._mean_among(self._counted(scaled), self.among)
+        leaves = scaled if self.parts is whole else self._counted(scaled)
+        return _root_mean_square(leaves, 0)
+
+    def largest(self, norms: tf.Tensor) -> tf.Tensor:
+        """The largest of the samples' norms; infinite if one is NaN, 0 if there are none."""
+        if norms.shape.rank == 0:
+            return norms
+        # On a CPU XLA's maximum drops NaN.
+        infinity = tf.constant(float("inf"), norms.dtype)
+        norms = tf.where(tf.math.is_nan(norms), infinity, norms)
+        return tf.maximum(tf.reduce_max(norms), tf.zeros([], norms.dtype))
+
+    def _counted(self, scaled: State) -> State:
+        return tf.nest.flatten(self.parts(self.pack(scaled)))
+
+    def _by_function(self, function: Callable[[Any], tf.Tensor], scaled: State) -> tf.Tensor:
+        # A function may take a maximum, too.
+        scaled = [
+            tf.where(tf.math.is_nan(x), tf.constant(float("inf"), x.dtype), x) for x in scaled
+        ]
+        parts = self.parts(self.pack(scaled))
+        if len(parts) == 1:
+            return function(parts[0])
+        # Of parts of one size, so this is the RMS over all of them if the function is an RMS.
+        return tf.sqrt(tf.add_n([function(part) ** 2 for part in parts]) / len(parts))
+
+    def _mean_among(self, leaves: State, among: tf.Tensor) -> tf.Tensor:
+        sums, size = [], tf.constant(0, tf.int64)
+        for x in leaves:
+            counts = tf.reshape(among, [-1] + [1] * (x.shape.rank - 1))
+            sums.append(tf.reduce_sum(tf.where(counts, tf.square(x), 0)))
+            num_samples = tf.maximum(tf.shape(x, out_type=tf.int64)[0], 1)
+            size += tf.size(x, out_type=tf.int64) // num_samples
+        size *= tf.reduce_sum(tf.cast(among, tf.int64))
+        return tf.sqrt(tf.add_n(sums) / tf.cast(tf.maximum(size, 1), sums[0].dtype))
+
+
+def _root_mean_square(leaves: State, batch_ndims: int) -> tf.Tensor:
+    """Over all axes of all leaves but the first `batch_ndims`."""
+
+    def axes(x: tf.Tensor):
+        if x.shape.rank is None:
+            return tf.range(batch_ndims, tf.rank(x))
+        return list(range(batch_ndims, x.shape.rank))
+
+    sums = [tf.reduce_sum(tf.square(x), axis=axes(x)) for x in leaves]
+    sizes = [tf.reduce_prod(tf.shape(x, out_type=tf.int64)[batch_ndims:]) for x in leaves]
+    size = tf.cast(tf.maximum(tf.add_n(sizes), 1), sums[0].dtype)
+    return tf.sqrt(tf.add_n(sums) / size)
+
+
+def check_batch_ndims(batch_ndims: int, leaves: Sequence[tf.Tensor]) -> None:
+    """Raises ValueError unless the first `batch_ndims` axes of all leaves can be the same ones."""
+    common = tf.TensorShape([None] * batch_ndims)
+    for leaf in leaves:
+        if leaf.shape.rank is None:
+            continue
+        if leaf.shape.rank < batch_ndims or not common.is_compatible_with(leaf.shape[:batch_ndims]):
+            shapes = ", ".join(str(x.shape) for x in leaves)
+            raise ValueError(
+                "Argument batch_ndims must be a number of axes that every tensor of the state "
+                "begins with, of the same lengths. Give it how many axes count samples, or 0. "
+                f"Received: batch_ndims={batch_ndims}, a state of shape {shapes}"
+            )
+        common = common.merge_with(leaf.shape[:batch_ndims])
