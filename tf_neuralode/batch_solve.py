@@ -15,7 +15,7 @@ from tf_neuralode.regularizers import Regularizer, with_cost
 from tf_neuralode.results import Results
 from tf_neuralode.sample_times import solve_at_sample_times
 from tf_neuralode.samples import FiniteSamples
-from tf_neuralode.solvers import AdaptiveRungeKutta
+from tf_neuralode.solvers import AdaptiveRungeKutta, Diagnostics
 from tf_neuralode.solvers import status as status_codes
 
 
@@ -68,7 +68,8 @@ def solve_batch(
       backward_counter: As in `odeint`.
     """
     samples = FiniteSamples(y0, times.in_order)
-    f = lambda t, y, params: dynamics(t, y, params, constants)
+    clock = times.clock(y0.dtype)
+    f = lambda t, y, params: dynamics(clock.time(t), y, params, constants)
     start = samples.y
     if training and regularizers:
         f = with_cost(f, regularizers, noise, direction)
@@ -95,13 +96,17 @@ def solve_batch(
     states, *costs = tf.nest.flatten(results.states)
     changed = {}
     if training:
-        ends = ((knots[0], samples.y), (knots[-1], states[-1]))
+        first, last = clock.time(knots[0]), clock.time(knots[-1])
+        ends = ((first, samples.y), (last, states[-1]))
         success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
         changed = dynamics.updates(ends, params, constants, success)
+    diagnostics = results.diagnostics
+    if isinstance(diagnostics, Diagnostics) and times.origin:
+        diagnostics = diagnostics._replace(final_time=clock.user_time(diagnostics.final_time))
     return BatchSolution(
         rows=samples.mask(states, batch_axis=1),
         finite=samples.finite,
-        diagnostics=results.diagnostics,
+        diagnostics=diagnostics,
         changed=changed,
         cost=samples.mean(costs[0][-1]) if costs else tf.zeros([], y0.dtype),
     )

@@ -8,21 +8,36 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode.times import checked
+from tf_neuralode.clock import Clock, is_resolved
+from tf_neuralode.times import checked, unresolved
+
+# `fit` rounds float64 arrays to float32, and a functional model makes float64 of them again. From
+# here on float32 has multiples of 16 only. Times as people take them (seconds, minutes, hours) have
+# such a factor only if they are far enough apart to be resolved in float32 all the same.
+_FAR = 2.0**27
 
 
 class CallTimes(NamedTuple):
     """Output times behind the initial one.
 
     Attributes:
-      knots: Initial time and output times: `(num_times + 1,)` if the batch shares them, otherwise
-        `(num_times + 1, batch)`.
+      knots: Times since the initial one, which is the first of them, in the state's dtype:
+        `(num_times + 1,)` if the batch shares them, otherwise `(num_times + 1, batch)`.
+      origin: The initial time.
+      last: The last time, where it is known.
       in_order: `(batch,)`, whether a sample's times are finite and in the direction of `t_span`;
         `None` if that is known.
     """
 
     knots: np.ndarray | tf.Tensor
+    origin: float
+    last: float | None = None
     in_order: tf.Tensor | None = None
+
+    def clock(self, dtype: tf.DType) -> Clock:
+        """Gives the user's time to a time since the initial one, in the state's dtype."""
+        last = None if self.last is None else np.float64(self.last)
+        return Clock(np.float64(self.origin), dtype, last)
 
     @property
     def are_shared(self) -> bool:
@@ -44,32 +59,34 @@ def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: 
       TypeError, ValueError: for shapes and dtypes that don't fit, and values where they are known.
       tf.errors.InvalidArgumentError: for values at run time; not under XLA.
     """
-    received, dtype = times, y0.dtype
     times = tf.convert_to_tensor(times)
-    if not (times.dtype.is_floating or times.dtype.is_integer):
-        raise TypeError(f"Argument times must hold numbers. Received: dtype {times.dtype.name}")
-    times = tf.cast(times, dtype)
+    own = times.dtype
+    if not (own.is_floating or own.is_integer):
+        raise TypeError(f"Argument times must hold numbers. Received: dtype {own.name}")
+    received = f"times={times}, t_span={t_span}"
+    # The initial time as the times' dtype knows it: they may be equal.
+    origin = float(own.as_numpy_dtype(t_span[0])) if own.is_floating else t_span[0]
+    elapsed = Clock(np.float64(origin), y0.dtype).elapsed(times)
+    direction = tf.constant(1.0 if t_span[1] > t_span[0] else -1.0, y0.dtype)
     mask = None if mask is None else tf.cast(mask, tf.bool)
-    t0 = tf.constant(t_span[0], dtype)
-    direction = tf.constant(1.0 if t_span[1] > t_span[0] else -1.0, dtype)
     if times.shape.rank == 1 and mask is not None:
-        times = tf.broadcast_to(times, tf.shape(mask))
-    if times.shape.rank == 1:
-        steps = direction * (times - tf.concat([t0[tf.newaxis], times[:-1]], axis=0))
-        in_order = tf.reduce_all(steps[1:] > 0) & (steps[0] >= 0) & tf.math.is_finite(times[-1])
+        elapsed = tf.broadcast_to(elapsed, tf.shape(mask))
+    if elapsed.shape.rank == 1:
+        knots = tf.concat([tf.zeros([1], y0.dtype), elapsed], axis=0)
+        steps = direction * (knots[1:] - knots[:-1])
+        in_order = tf.reduce_all(steps[1:] > 0) & (steps[0] >= 0) & tf.math.is_finite(knots[-1])
         message = (
             "Argument times must be strictly monotone in the direction of t_span, and begin at "
             "t_span[0] or behind it. Sort times and drop repeated ones; times of each sample, "
             "(batch, num_times), may repeat."
         )
-        times = checked(times, in_order, message, f"times={received}, t_span={t_span}", times)
-        return CallTimes(
-            tf.concat([t0[tf.newaxis], times], axis=0), tf.fill(tf.shape(y0)[:1], in_order)
-        )
+        knots = checked(knots, in_order, message, received, times)
+        resolved = _resolved(knots[-1], tf.size(elapsed), origin, own)
+        knots = checked(knots, resolved, unresolved("Argument times", own), received, times)
+        return CallTimes(knots, origin, in_order=tf.fill(tf.shape(y0)[:1], in_order & resolved))
     if mask is not None:
-        times = fill_masked(times, mask, t0)
-    num_rows = tf.shape(times)[0]
-    knots = tf.transpose(tf.concat([tf.fill([num_rows, 1], t0), times], axis=1))
+        elapsed = fill_masked(elapsed, mask)
+    knots = tf.transpose(tf.pad(elapsed, [[0, 0], [1, 0]]))
     steps = direction * (knots[1:] - knots[:-1])
     in_order = tf.reduce_all(steps >= 0, axis=0) & tf.math.is_finite(knots[-1])
     message = (
@@ -77,19 +94,41 @@ def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: 
         "t_span[0] or behind it. Sort each sample's times, and mask those that are padding."
     )
     if strict:
-        knots = checked(
-            knots, tf.reduce_all(in_order), message, f"times={received}, t_span={t_span}", times
-        )
-    return CallTimes(knots, in_order)
+        knots = checked(knots, tf.reduce_all(in_order), message, received, times)
+    last = tf.where(in_order, knots[-1], tf.zeros_like(knots[-1]))
+    valid = tf.ones_like(elapsed, tf.bool) if mask is None else mask
+    num = tf.math.count_nonzero(valid & in_order[:, tf.newaxis], dtype=tf.int32)
+    resolved = _resolved(last, num, origin, own)
+    if own == tf.float64 and abs(origin) >= _FAR:
+        own = tf.float32
+        resolved = ~_went_through_float32(times) | _resolved(last, num, origin, own)
+    knots = checked(knots, resolved, unresolved("Argument times", own), received, times)
+    return CallTimes(knots, origin, in_order=in_order & resolved)
 
 
-def fill_masked(times: tf.Tensor, mask: tf.Tensor, t0: tf.Tensor) -> tf.Tensor:
-    """`times` `(batch, num_times)` with the last valid time, or `t0`, where `mask` is false."""
+def _went_through_float32(times: tf.Tensor) -> tf.Tensor:
+    """Whether float64 `times` are all of them such as float32 holds, of a common factor of 16."""
+    return tf.reduce_all(tf.equal(tf.cast(tf.cast(times, tf.float32), times.dtype), times))
+
+
+def _resolved(last: tf.Tensor, num: tf.Tensor, origin: float, dtype: tf.DType) -> tf.Tensor:
+    """`is_resolved` of `num` times up to `last`, of all samples together.
+
+    Together, since one that rests, or that wants the state just behind the start, says nothing. All
+    may rest as well, for want of bits; one time at the start is taken as meant.
+    """
+    total = tf.reduce_sum(tf.abs(last))
+    one_at_start = tf.equal(total, 0) & (num <= 1)
+    return one_at_start | is_resolved(total, num, origin, dtype)
+
+
+def fill_masked(times: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """`times` `(batch, num_times)` with the last valid time, or 0, where `mask` is false."""
     index = tf.range(tf.shape(times)[1])
     # The valid ones moved to the front, in their order: the n-th of them is there when n are past.
     order = tf.argsort(tf.where(mask, index, index + tf.shape(times)[1]), axis=1)
     valid = tf.gather(times, order, batch_dims=1)
-    valid = tf.concat([tf.fill([tf.shape(times)[0], 1], t0), valid], axis=1)
+    valid = tf.pad(valid, [[0, 0], [1, 0]])
     num_past = tf.cumsum(tf.cast(mask, tf.int32), axis=1)
     return tf.ensure_shape(tf.gather(valid, num_past, batch_dims=1), times.shape)
 

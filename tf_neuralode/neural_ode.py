@@ -48,7 +48,8 @@ class NeuralODE(keras.layers.Layer):
       t_eval: Times at which to return the state, inside `t_span`, in its direction; both ends of
         `t_span` if `None`. Needs `return_sequences=True`.
       return_sequences: Whether to return the states at all times of `t_eval`.
-      time_dependent: Whether dynamics is called on `[t, y]`, t of shape `(batch, 1)`.
+      time_dependent: Whether dynamics is called on `[t, y]`, t of shape `(batch, 1)` in the state's
+        dtype.
       regularizer: One of `tf_neuralode.regularizers` or a list of them: adds to the model's losses
         in training; a prediction costs nothing more.
       on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
@@ -66,7 +67,10 @@ class NeuralODE(keras.layers.Layer):
         the batch, or `(batch, num_times)`, monotone, for each sample its own. Those of each sample
         are met by steps that end there: `max_num_steps` then holds for each interval between them,
         and a fixed-step solver takes its `num_steps` for the longest of the trajectories. All times
-        have gradients.
+        have gradients. They may have more precision than the state (float64, integers): `t_span[0]`
+        is subtracted before they are cast. A time-dependent dynamics gets times in the state's
+        dtype. `fit` and `predict` cast arrays of float64 to Keras' `floatx`, and a functional model
+        its inputs to the dtype of their `keras.Input`: see the guide.
       mask: `(batch, num_times)`, boolean, false for times that are padding: there the row repeats
         the state at the last valid time before (the input, if there is none).
       training: Passed to the dynamics.
@@ -111,7 +115,8 @@ class NeuralODE(keras.layers.Layer):
         jit_compile: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Keras would round float64 times to the layer's dtype in front of `call`.
+        super().__init__(autocast=False, **kwargs)
         dynamics_lib.check_dynamics(dynamics)
         if on_failure not in _FAILURE_MODES:
             raise ValueError(
@@ -218,7 +223,7 @@ class NeuralODE(keras.layers.Layer):
         return solve_batch(
             Dynamics(self.dynamics, self.time_dependent, training),
             y0,
-            CallTimes(self._knots) if times is None else times,
+            self._fixed_times(y0.dtype) if times is None else times,
             params,
             constants,
             noise,
@@ -228,6 +233,13 @@ class NeuralODE(keras.layers.Layer):
             training=training,
             regularizers=self._regularizers,
             direction=float(np.sign(self.t_span[1] - self.t_span[0])),
+        )
+
+    def _fixed_times(self, dtype: tf.DType) -> CallTimes:
+        """Those of `t_eval` or `t_span`."""
+        elapsed = (self._knots - self._knots[0]).astype(dtype.as_numpy_dtype)
+        return CallTimes(
+            elapsed, self.t_span[0], self.t_span[1] if self.t_eval is None else self.t_eval[-1]
         )
 
     def _chosen_rows(self, rows: tf.Tensor, times: CallTimes | None) -> tf.Tensor:

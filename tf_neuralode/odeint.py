@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -16,7 +15,8 @@ from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.solvers.error_norm import check_batch_ndims
 from tf_neuralode.solvers.flat_state import FlatState, solve_dtype
 from tf_neuralode.solvers.runge_kutta import State
-from tf_neuralode.times import checked
+from tf_neuralode.times import output_times
+from tf_neuralode.xla import inside_xla
 
 
 def odeint(
@@ -43,7 +43,10 @@ def odeint(
       y0: State at `t[0]`: a float or complex tensor of any shape, or a nest of them. Solved in at
         least float32. Complex states can't be differentiated.
       t: `(num_times,)`, output times, at least two, strictly increasing or strictly decreasing; the
-        first is the initial time. If a tensor, it has gradients: those of the exact solution.
+        first is the initial time. If a floating-point tensor, it has gradients: those of the exact
+        solution. It may have a higher precision than the state, or be integer: the solve runs in
+        `t - t[0]`, which is subtracted in t's own precision (float64 for Python's numbers), and f
+        gets the time as near as the state's dtype allows.
       params: Nest of tensors, or `None`. Real floating-point ones have gradients.
       solver: Name (`solvers.names()`) or any `tfp.math.ode.Solver`.
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
@@ -91,21 +94,24 @@ def _solve(
     flat = FlatState(y0)
     if isinstance(solver, solvers.RungeKutta):
         check_batch_ndims(solver.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
-    times = _times(t, flat.time_dtype)
+    times, clock, valid = output_times(t, flat.time_dtype)
     param_leaves, flat_f = _flatten_params(f, params, flat)
-    differentiable_times = tf.is_tensor(t) or isinstance(t, tf.Variable)
     y0_leaves = flat.leaves
+    if valid is not None and inside_xla():
+        y0_leaves = [tf.where(valid, y, tf.cast(_nan(y), y.dtype)) for y in y0_leaves]
     finish_rows: Callable[[State], State] = lambda rows: rows
-    if differentiable_times:
-        y0_leaves, finish_rows = attach_times(flat_f, times, y0_leaves, param_leaves)
+    if tf.is_tensor(times) and times.dtype.is_floating:
+        in_user_time = lambda t, y, p: flat_f(tf.cast(t, flat.time_dtype), y, p)
+        y0_leaves, finish_rows = attach_times(in_user_time, times, y0_leaves, param_leaves)
         times = tf.stop_gradient(times)
+    elapsed = clock.elapsed(times)
     probe = tf.zeros([], tf.float32)
     if backward_counter is not None:
         probe = tf.cast(tf.convert_to_tensor(backward_counter), tf.float32)
     solution = gradient.solve(
         Problem(
-            f=flat_f,
-            times=times,
+            f=lambda s, y, params: flat_f(clock.time(s), y, params),
+            times=elapsed,
             y0=y0_leaves,
             params=param_leaves,
             probe=probe,
@@ -117,33 +123,16 @@ def _solve(
     )
     dense = None
     if solution.steps is not None:
-        dense = DenseSolution.from_steps(solution.steps, flat.pack)
+        dense = DenseSolution.from_steps(solution.steps, flat.pack, clock)
+    diagnostics = solution.diagnostics
+    if isinstance(diagnostics, solvers.Diagnostics):
+        diagnostics = diagnostics._replace(final_time=clock.user_time(diagnostics.final_time))
     states = flat.pack(finish_rows(solution.rows))
-    return Results(times, states, solution.diagnostics, dense)
+    return Results(tf.cast(times, clock.user_dtype), states, diagnostics, dense)
 
 
-def _times(t: Any, dtype: tf.DType) -> tf.Tensor:
-    """The output times as a checked tensor."""
-    received = f"Received: t={t}"
-    if not tf.is_tensor(t) and not isinstance(t, tf.Variable):
-        t = np.asarray(t)
-        if t.dtype.kind not in "fiu":
-            raise TypeError(f"Argument t must hold real numbers. {received}")
-    times = tf.cast(t, dtype) if tf.is_tensor(t) else tf.constant(t, dtype)
-    if times.shape.rank != 1:
-        raise ValueError(f"Argument t must be one-dimensional. {received}")
-    if times.shape[0] is not None and times.shape[0] < 2:
-        raise ValueError(
-            f"Argument t must hold an initial and at least one output time. {received}"
-        )
-    steps = times[1:] - times[:-1]
-    # False for NaN, too.
-    monotone = tf.reduce_all(steps > 0) | tf.reduce_all(steps < 0)
-    message = (
-        "Argument t must be strictly increasing or strictly decreasing, in the precision of the "
-        f"state ({dtype.name}). Sort t and drop repeated times."
-    )
-    return checked(times, monotone, message, f"t={t}", times)
+def _nan(like: tf.Tensor) -> tf.Tensor:
+    return tf.constant(float("nan"), like.dtype.real_dtype)
 
 
 def _flatten_params(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_neuralode.clock import Clock
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.recording import StepHistory
@@ -29,34 +30,39 @@ class DenseSolution:
     times: tf.Tensor
     states: Any
     num_accepted_steps: tf.Tensor
-    _coefficients: State
+    _steps: StepHistory
     _pack: Callable[[State], Any]
+    _clock: Clock
 
     @classmethod
-    def from_steps(cls, steps: StepHistory, pack: Callable[[State], Any]) -> DenseSolution:
+    def from_steps(
+        cls, steps: StepHistory, pack: Callable[[State], Any], clock: Clock
+    ) -> DenseSolution:
         """From the steps that a solve kept."""
-        return cls(steps.times, pack(steps.states), steps.num_accepted, steps.dense, pack)
+        times = clock.user_time(steps.times)
+        return cls(times, pack(steps.states), steps.num_accepted, steps, pack, clock)
 
     def evaluate(self, t: Any) -> Any:
         """The state at the times `t`, a scalar or `(num,)`: each leaf `(*t.shape, *leaf.shape)`.
 
-        NaN at times outside the interval that was solved. Not differentiable.
+        NaN at times outside the interval that was solved. Not differentiable. As in `odeint`, the
+        initial time is subtracted in t's precision.
         """
-        t = tf.cast(t, self.times.dtype)
+        t, times = self._clock.elapsed(t), self._steps.times
         flat = tf.reshape(t, [-1])
-        first, last = self.times[0], tf.gather(self.times, self.num_accepted_steps)
+        first, last = times[0], tf.gather(times, self.num_accepted_steps)
         direction = tf.where(last < first, -tf.ones_like(first), tf.ones_like(first))
-        ends = direction * self.times[1:]
+        ends = direction * times[1:]
         index = tf.searchsorted(ends, direction * flat)
         index = tf.clip_by_value(index, 0, tf.maximum(self.num_accepted_steps - 1, 0))
         # A solve that failed at its first step has one time, and here a step of no length.
         next_index = tf.minimum(index + 1, self.num_accepted_steps)
-        start, end = tf.gather(self.times, index), tf.gather(self.times, next_index)
+        start, end = tf.gather(times, index), tf.gather(times, next_index)
         theta = (flat - start) / (end - start)
         inside = (direction * (flat - first) >= 0) & (direction * (last - flat) >= 0)
         theta = tf.where(inside, theta, tf.constant(float("nan"), theta.dtype))
         rows = []
-        for leaf in self._coefficients:
+        for leaf in self._steps.dense:
             chosen = tf.gather(leaf, index)
             row = interpolation.evaluate_rows(chosen, theta)
             rows.append(tf.reshape(row, tf.concat([tf.shape(t), tf.shape(row)[1:]], axis=0)))
@@ -67,7 +73,8 @@ class Results(NamedTuple):
     """What `odeint` returns.
 
     Attributes:
-      times: `(num_times,)`, the output times.
+      times: `(num_times,)`, the output times, in the wider of their own dtype and the state's
+        (float64 for integers and Python's numbers), as are all times that are returned.
       states: State at each of them: each leaf `(num_times, *leaf.shape)`; NaN where the solve
         didn't get to.
       diagnostics: `solvers.Diagnostics`: `num_ode_fn_evaluations`, `num_accepted_steps`,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.gradients.vjp import with_backward
@@ -104,7 +105,7 @@ class _Segments:
         return odeint(
             f,
             packed,
-            [0.0, 1.0],
+            np.array([0.0, 1.0], start.dtype.as_numpy_dtype),
             (start, end, params),
             solver=solver,
             gradient=self._gradient,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+
+from tf_neuralode.clock import Clock, is_resolved
 
 
 def _as_floats(name: str, value) -> np.ndarray:
@@ -14,6 +18,18 @@ def _as_floats(name: str, value) -> np.ndarray:
         raise TypeError(f"Argument {name} must hold numbers. {received}") from None
     if times.ndim != 1 or not np.all(np.isfinite(times)):
         raise ValueError(f"Argument {name} must be a sequence of finite numbers. {received}")
+    given = np.asarray(value)
+    if given.dtype.kind in "iu" and any(
+        int(t) != int(x) for t, x in zip(times, given, strict=True)
+    ):
+        raise ValueError(
+            f"Argument {name} must hold integers that float64 holds. Count time from a nearer "
+            f"origin. {received}"
+        )
+    if given.dtype.kind == "f" and len(times) > 1:
+        own, total = tf.as_dtype(given.dtype), abs(times[-1] - times[0])
+        if not is_resolved(total, len(times) - 1, times[0], own):
+            raise ValueError(f"{unresolved(f'Argument {name}', own)} {received}")
     return times
 
 
@@ -52,7 +68,7 @@ def check_t_eval(t_eval, t_span: tuple[float, float], return_sequences: bool):
 
 def check_distinct(times: np.ndarray, dtype: str) -> None:
     """Raises ValueError unless the monotone `times` are still distinct in `dtype`."""
-    if np.any(np.diff(times.astype(dtype)) == 0):
+    if np.any(np.diff((times - times[0]).astype(dtype)) == 0):
         raise ValueError(
             f"Arguments t_span and t_eval must hold times that differ in {dtype}, the precision of "
             f"the state. Use dtype='float64', or times further apart. Received: {times.tolist()}"
@@ -82,3 +98,58 @@ def checked(value: tf.Tensor, condition: tf.Tensor, message: str, received, data
     if not known:
         raise ValueError(f"{message} Received: {received}")
     return value
+
+
+def output_times(t: Any, dtype: tf.DType) -> tuple[Any, Clock, tf.Tensor | None]:
+    """The argument `t` of `odeint`, checked.
+
+    Args:
+      t: `(num_times,)`.
+      dtype: In which the solve holds its time.
+
+    Returns:
+      The times in their own dtype, a tensor or an array as `t` is, their clock, and whether they
+      are valid where that is known at run time only, otherwise `None`.
+
+    Raises:
+      TypeError, ValueError: for another shape or dtype, and for values where they are known.
+      tf.errors.InvalidArgumentError: for values at run time; not under XLA.
+    """
+    received = f"Received: t={t}"
+    times = tf.convert_to_tensor(t) if isinstance(t, tf.Variable) else t
+    if not tf.is_tensor(times):
+        times = np.asarray(times)
+    own = tf.as_dtype(times.dtype)
+    if not (own.is_floating or own.is_integer):
+        raise TypeError(f"Argument t must hold real numbers. {received}")
+    if len(times.shape) != 1:
+        raise ValueError(f"Argument t must be one-dimensional. {received}")
+    if times.shape[0] is not None and times.shape[0] < 2:
+        raise ValueError(
+            f"Argument t must hold an initial and at least one output time. {received}"
+        )
+    clock = Clock(times[0], dtype, times[-1])
+    elapsed = clock.elapsed(times) if tf.is_tensor(times) else clock.elapsed_array(times)
+    steps = elapsed[1:] - elapsed[:-1]
+    all_of = tf.reduce_all if tf.is_tensor(times) else np.all
+    # False for NaN, too.
+    monotone = all_of(steps > 0) | all_of(steps < 0)
+    message = (
+        "Argument t must be strictly increasing or strictly decreasing, in the precision of the "
+        f"state ({dtype.name}). Sort t and drop repeated times."
+    )
+    times = checked(times, monotone, message, f"t={t}", times)
+    num = tf.size(times) - 1 if tf.is_tensor(times) else times.size - 1
+    resolved = is_resolved(abs(elapsed[-1]), num, times[0], own)
+    times = checked(times, resolved, unresolved("Argument t", own), f"t={t}", times)
+    valid = monotone & resolved
+    return times, clock, None if tf.get_static_value(valid) is not None else valid
+
+
+def unresolved(what: str, dtype: tf.DType) -> str:
+    """The message for times that are too close to each other for their dtype."""
+    return (
+        f"{what} must be resolved to 1 %, but {dtype.name} rounds times so far from 0 by as much "
+        "as that of the distance between two of them. Give times as float64 (Keras' fit casts "
+        "arrays of it to floatx, but not datasets) or integers, or count them from a nearer origin."
+    )

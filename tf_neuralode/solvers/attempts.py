@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
+from tf_neuralode.clock import Clock
 from tf_neuralode.solvers.flat_state import FlatState
 from tf_neuralode.solvers.recording import Recorder, Step
 from tf_neuralode.solvers.runge_kutta import State
@@ -83,7 +85,16 @@ def attempted_steps(
         )
     solver = solver.for_samples(batch_ndims)
     flat = FlatState(y0)
-    t0, t1 = (tf.constant(float(t), flat.time_dtype) for t in t_span)
+    first, last = (np.float64(float(t)) for t in t_span)
+    clock, flat_f = Clock(first, flat.time_dtype, last), flat.flat_fn(f)
     recorder = _Attempts(solver.max_num_steps)
-    result = solver.integrate(flat.flat_fn(f), t0, t1, flat.leaves, [recorder], flat.pack_as_held)
-    return result.saved[0]
+    result = solver.integrate(
+        lambda s, y: flat_f(clock.time(s), y),
+        clock.elapsed(first),
+        clock.elapsed(last),
+        flat.leaves,
+        [recorder],
+        flat.pack_as_held,
+    )
+    attempts = result.saved[0]
+    return attempts._replace(times=clock.user_time(attempts.times))
