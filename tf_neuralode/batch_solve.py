@@ -44,6 +44,7 @@ def solve_batch(
     params: list[tf.Tensor],
     constants: list[tf.Tensor],
     noise: tf.Tensor | None = None,
+    mask: tf.Tensor | None = None,
     *,
     solver,
     gradient,
@@ -62,12 +63,14 @@ def solve_batch(
       solver: Any `tfp.math.ode.Solver`.
       gradient: One of `tf_neuralode.gradients`.
       noise: Like `y0`, for the regularizers.
+      mask: Of the state, boolean, with the first axes of `y0`.
       training: Whether the dynamics' moving statistics are to be updated, and costs added up.
       regularizers: Of the trajectory.
       direction: 1 if time runs forwards, -1 if it runs backwards.
       backward_counter: As in `odeint`.
     """
-    samples = FiniteSamples(y0, times.in_order)
+    samples = FiniteSamples(y0, times.in_order, mask)
+    dynamics = dynamics.with_mask(samples.state_mask)
     clock = times.clock(y0.dtype)
     f = lambda t, y, params: dynamics(clock.time(t), y, params, constants)
     start = samples.y

@@ -171,3 +171,19 @@ def check_call(name: str, y0, times, mask, t_eval) -> None:
                 "Argument times must have a row for each sample, (batch, num_times). Received: "
                 f"times of shape {tuple(times.shape)}, y0 of shape {tuple(y0.shape)}"
             )
+
+
+def check_state_mask(name: str, y0, y0_mask) -> None:
+    """Raises ValueError unless the mask has the first axes of the state."""
+    if y0_mask is None:
+        return
+    mask, state = tuple(y0_mask.shape), tuple(y0.shape)
+    pairs = zip(mask, state, strict=False)
+    if not 1 <= len(mask) <= len(state) or any(
+        None not in pair and pair[0] != pair[1] for pair in pairs
+    ):
+        raise ValueError(
+            f"The mask of the state of layer {name!r} (NeuralODE) must have the state's first "
+            "axes, for example (batch, steps) for (batch, steps, features). "
+            f"Received: mask of shape {mask}, state of shape {state}"
+        )

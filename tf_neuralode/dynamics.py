@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -34,12 +37,25 @@ class Dynamics:
       layer: Keras layer or model, built.
       time_dependent: Whether it is called on `[t, y]`, with t of shape `(batch, 1)`.
       training: Passed to the layer.
+      mask: Of the state, boolean, with its first axes: handed to the layer as Keras does, beside
+        the state. What is masked has no slope.
     """
 
-    def __init__(self, layer: keras.layers.Layer, time_dependent: bool, training: bool):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        time_dependent: bool,
+        training: bool,
+        mask: tf.Tensor | None = None,
+    ):
         self._layer = layer
         self._time_dependent = time_dependent
         self._training = training
+        self._mask = mask
+
+    def with_mask(self, mask: tf.Tensor | None) -> Dynamics:
+        """The same field on states with a mask."""
+        return Dynamics(self._layer, self._time_dependent, self._training, mask)
 
     def read_params(self) -> list[tf.Tensor]:
         """Values of the trainable variables: what gradients are wanted for."""
@@ -60,17 +76,31 @@ class Dynamics:
             *zip(layer.trainable_variables, params, strict=True),
             *zip(layer.non_trainable_variables, constants, strict=True),
         ]
-        inputs = y
+        inputs = y = _with_mask(y, self._mask)
         if self._time_dependent:
             t = tf.broadcast_to(tf.reshape(t, [-1, 1]), [tf.shape(y)[0], 1])
             inputs = [tf.cast(t, y.dtype), y]
         # In a StatelessScope the layer's own __call__ casts as it does everywhere else.
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        with keras.StatelessScope(state_mapping=mapping) as scope, self._without_false_alarm():
             slope = layer(inputs, training=self._training)
         if slope.dtype in (tf.float16, tf.bfloat16):
             slope = tf.cast(slope, y.dtype)
+        if self._mask is not None:
+            axes = [1] * (y.shape.rank - self._mask.shape.rank)
+            mask = tf.reshape(self._mask, tf.concat([tf.shape(self._mask), axes], axis=0))
+            slope = tf.where(mask, slope, tf.zeros_like(slope))
         new = [scope.get_current_value(v) for v in layer.non_trainable_variables]
         return slope, new
+
+    @contextlib.contextmanager
+    def _without_false_alarm(self):
+        """Keras warns that a model, of whatever layers, destroys a mask; these do see it."""
+        if self._mask is None or not isinstance(self._layer, keras.Model):
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", f"Layer '{re.escape(self._layer.name)}' .* a mask")
+            yield
 
     def updates(self, ends, params, constants, success) -> dict[str, tf.Tensor]:
         """New values of the non-trainable variables after a training pass, by `variable.path`.
@@ -101,6 +131,15 @@ class Dynamics:
         for variable in self._layer.non_trainable_variables:
             if variable.path in changed:
                 variable.assign(changed[variable.path])
+
+
+def _with_mask(y, mask):
+    """`y` as Keras hands a tensor with a mask from one layer to the next."""
+    if mask is None:
+        return y
+    y = tf.identity(y)
+    y._keras_mask = mask
+    return y
 
 
 def _call_on_specs(layer: keras.layers.Layer, inputs):

@@ -88,6 +88,13 @@ class ConcatTime(keras.layers.Layer):
         if axis == 0:
             raise ValueError("Argument axis must not be the batch axis. Received: axis=0")
         self.axis = axis
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The state's, unless its last axis is that of the features."""
+        mask = previous_mask[1] if isinstance(previous_mask, list | tuple) else None
+        rank = len(inputs[1].shape)
+        return mask if mask is None or len(mask.shape) <= self.axis % rank else None
 
     def build(self, input_shape: Any) -> None:
         self._state_shape(input_shape)

@@ -14,7 +14,7 @@ from tf_neuralode import dynamics as dynamics_lib
 from tf_neuralode import gradients, regularizers, solvers
 from tf_neuralode.backward_count import counter_into
 from tf_neuralode.batch_solve import BatchSolution, solve_batch
-from tf_neuralode.call_times import CallTimes, call_times, check_call
+from tf_neuralode.call_times import CallTimes, call_times, check_call, check_state_mask
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
 from tf_neuralode.solvers.diagnostics import Diagnostics
@@ -72,7 +72,11 @@ class NeuralODE(keras.layers.Layer):
         dtype. `fit` and `predict` cast arrays of float64 to Keras' `floatx`, and a functional model
         its inputs to the dtype of their `keras.Input`: see the guide.
       mask: `(batch, num_times)`, boolean, false for times that are padding: there the row repeats
-        the state at the last valid time before (the input, if there is none).
+        the state at the last valid time before (the input, if there is none). Without `times` the
+        state's mask, which Keras fills in.
+      y0_mask: The state's mask beside `times`, `(batch, ...)`, as many of the state's first axes as
+        it has; Keras fills it in. The dynamics gets it with the state, as any layer does, and what
+        is masked rests: its slope is 0, and it is in no error norm.
       training: Passed to the dynamics.
 
     Input shape: `(batch, ...)`, any shape behind the batch axis.
@@ -172,9 +176,14 @@ class NeuralODE(keras.layers.Layer):
         self.built = True
 
     def call(
-        self, y0: Any, times: Any = None, mask: Any = None, training: bool | None = None
+        self,
+        y0: Any,
+        times: Any = None,
+        mask: Any = None,
+        y0_mask: Any = None,
+        training: bool | None = None,
     ) -> tf.Tensor:
-        self._check_call(y0, times, mask)
+        mask, y0_mask = self._check_call(y0, times, mask, y0_mask)
         y0 = tf.cast(y0, self.compute_dtype)
         chosen = None
         if times is not None:
@@ -194,7 +203,9 @@ class NeuralODE(keras.layers.Layer):
         noise = None
         if training and any(one.needs_noise for one in self._regularizers):
             noise = regularizers.rademacher(y0, self._seed)
-        solution = solve(y0, chosen, params, constants, noise, counter, training=training)
+        if y0_mask is not None:
+            y0_mask = tf.cast(y0_mask, tf.bool)
+        solution = solve(y0, chosen, params, constants, noise, counter, y0_mask, training=training)
         dynamics.assign(solution.changed)
         if training and self._regularizers:
             self.add_loss(solution.cost)
@@ -205,10 +216,15 @@ class NeuralODE(keras.layers.Layer):
             states = check_success(states, solution.finite, solution.diagnostics, self.name)
         return states
 
-    def _check_call(self, y0: Any, times: Any, mask: Any) -> None:
+    def _check_call(self, y0: Any, times: Any, mask: Any, y0_mask: Any) -> tuple[Any, Any]:
+        """The masks of the times and of the state, `None` if there is none."""
+        if times is None:
+            mask, y0_mask = None, y0_mask if mask is None else mask
         check_call(self.name, y0, times, mask, self.t_eval)
+        check_state_mask(self.name, y0, y0_mask)
         # Keras hands over the state's own mask as well. It holds where the output has its axes.
         self._hands_mask_on = not self.return_sequences if times is None else mask is not None
+        return mask, y0_mask
 
     def _solve(
         self,
@@ -218,6 +234,7 @@ class NeuralODE(keras.layers.Layer):
         constants: State,
         noise: tf.Tensor | None,
         counter: tf.Tensor | None,
+        y0_mask: tf.Tensor | None,
         training: bool,
     ) -> BatchSolution:
         return solve_batch(
@@ -227,6 +244,7 @@ class NeuralODE(keras.layers.Layer):
             params,
             constants,
             noise,
+            y0_mask,
             solver=self.solver,
             gradient=self.gradient,
             backward_counter=counter,
@@ -260,9 +278,14 @@ class NeuralODE(keras.layers.Layer):
         return (input_shape[0], num_times, *input_shape[1:])
 
     def compute_output_spec(
-        self, y0: Any, times: Any = None, mask: Any = None, training: bool | None = None
+        self,
+        y0: Any,
+        times: Any = None,
+        mask: Any = None,
+        y0_mask: Any = None,
+        training: bool | None = None,
     ) -> keras.KerasTensor:
-        self._check_call(y0, times, mask)
+        self._check_call(y0, times, mask, y0_mask)
         shape = self.compute_output_shape(y0.shape)
         if times is not None:
             shape = (y0.shape[0], times.shape[-1], *y0.shape[1:])

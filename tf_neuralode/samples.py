@@ -18,13 +18,17 @@ class FiniteSamples:
     Args:
       y: `(batch, ...)`; a sample that is not finite is bad.
       usable: `(batch,)`, boolean, false for samples that are bad for another reason.
+      mask: Of y, boolean, with its first axes; what is masked has no slope and is in no norm.
 
     Attributes:
       finite: `(batch,)`, boolean: the good samples.
       y: As the argument, without the bad samples.
+      state_mask: As the argument `mask`, likewise, or `None`.
     """
 
-    def __init__(self, y: tf.Tensor, usable: tf.Tensor | None = None):
+    def __init__(
+        self, y: tf.Tensor, usable: tf.Tensor | None = None, mask: tf.Tensor | None = None
+    ):
         axes = list(range(1, y.shape.rank))
         self.finite = tf.reduce_all(tf.math.is_finite(y), axis=axes)
         if usable is not None:
@@ -34,6 +38,7 @@ class FiniteSamples:
         first = tf.argmin(bad, output_type=tf.int32)
         self._source = tf.where(self.finite, tf.range(tf.shape(y)[0]), first)
         self.y = self.without_bad(y)
+        self.state_mask = None if mask is None else self.without_bad(mask)
 
     def without_bad(self, x: tf.Tensor, batch_axis: int = 0) -> tf.Tensor:
         """`x` with the first good sample in the place of the bad ones."""
@@ -66,7 +71,10 @@ class FiniteSamples:
         """
         if not isinstance(solver, AdaptiveRungeKutta):
             return solver
-        return solver.copy(mean_among=self.finite if moving is None else self.finite & moving)
+        among = self.finite if moving is None else self.finite & moving
+        if self.state_mask is not None:
+            among = _along(among, self.state_mask, 0) & self.state_mask
+        return solver.copy(among=among)
 
 
 def _along(samples: tf.Tensor, like: tf.Tensor, batch_axis: int) -> tf.Tensor:

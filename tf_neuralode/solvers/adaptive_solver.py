@@ -86,7 +86,7 @@ class AdaptiveRungeKutta(RungeKutta):
         self._norm = checks.norm(norm)
         # Set on copies only: what one solve, or a part of the package, knows of the state.
         self._counted_parts: Callable[[Any], list[Any]] = whole
-        self._mean_among: tf.Tensor | None = None
+        self._among: tf.Tensor | None = None
 
     @property
     def max_num_steps(self) -> int:
@@ -106,7 +106,7 @@ class AdaptiveRungeKutta(RungeKutta):
 
     def error_norm(self, pack: Callable[[State], Any] = list) -> ErrorNorm:
         """The norm of a state's error; `pack` gives the state its structure."""
-        return ErrorNorm(self._norm, self.batch_ndims, pack, self._counted_parts, self._mean_among)
+        return ErrorNorm(self._norm, self.batch_ndims, pack, self._counted_parts, self._among)
 
     def integrate(
         self,

@@ -28,7 +28,8 @@ class ErrorNorm:
       batch_ndims: How many axes of each leaf, the first, count samples; 0 for one sample in all.
       pack: Gives a flat state its structure and its shapes.
       parts: The parts of a state that count, a list of states.
-      among: `(batch,)`, boolean: the samples that count in a mean; all of them if `None`.
+      among: `(batch,)`, boolean: the samples that count in a mean; with further axes of the state,
+        the entries that count. All of them if `None`.
     """
 
     kind: str | Callable[[Any], tf.Tensor] = "max"
@@ -47,11 +48,13 @@ class ErrorNorm:
         if self.kind == "max" and self.batch_ndims:
             leaves = self._counted(scaled)
             check_batch_ndims(self.batch_ndims, leaves)
-            return _root_mean_square(leaves, self.batch_ndims)
-        if self.among is not None:
-            return self._mean_among(self._counted(scaled), self.among)
-        leaves = scaled if self.parts is whole else self._counted(scaled)
-        return _root_mean_square(leaves, 0)
+            # Whole samples needn't be left out of a maximum: those that don't count have no error,
+            # or that of one that does.
+            by_entry = self.among is not None and self.among.shape.rank > self.batch_ndims
+            return _root_mean_square(leaves, self.batch_ndims, self.among if by_entry else None)
+        if self.among is None and self.parts is whole:
+            return _root_mean_square(scaled, 0)
+        return _root_mean_square(self._counted(scaled), 0, self.among)
 
     def largest(self, norms: tf.Tensor) -> tf.Tensor:
         """The largest of the samples' norms; infinite if one is NaN, 0 if there are none."""
@@ -76,27 +79,28 @@ class ErrorNorm:
         # Of parts of one size, so this is the RMS over all of them if the function is an RMS.
         return tf.sqrt(tf.add_n([function(part) ** 2 for part in parts]) / len(parts))
 
-    def _mean_among(self, leaves: State, among: tf.Tensor) -> tf.Tensor:
-        sums, size = [], tf.constant(0, tf.int64)
-        for x in leaves:
-            counts = tf.reshape(among, [-1] + [1] * (x.shape.rank - 1))
-            sums.append(tf.reduce_sum(tf.where(counts, tf.square(x), 0)))
-            num_samples = tf.maximum(tf.shape(x, out_type=tf.int64)[0], 1)
-            size += tf.size(x, out_type=tf.int64) // num_samples
-        size *= tf.reduce_sum(tf.cast(among, tf.int64))
-        return tf.sqrt(tf.add_n(sums) / tf.cast(tf.maximum(size, 1), sums[0].dtype))
 
-
-def _root_mean_square(leaves: State, batch_ndims: int) -> tf.Tensor:
-    """Over all axes of all leaves but the first `batch_ndims`."""
+def _root_mean_square(leaves: State, batch_ndims: int, among: tf.Tensor | None = None) -> tf.Tensor:
+    """Over all axes of all leaves but the first `batch_ndims`; `among` as in `ErrorNorm`."""
 
     def axes(x: tf.Tensor):
         if x.shape.rank is None:
             return tf.range(batch_ndims, tf.rank(x))
         return list(range(batch_ndims, x.shape.rank))
 
-    sums = [tf.reduce_sum(tf.square(x), axis=axes(x)) for x in leaves]
-    sizes = [tf.reduce_prod(tf.shape(x, out_type=tf.int64)[batch_ndims:]) for x in leaves]
+    sums, sizes = [], []
+    for x in leaves:
+        shape, squares = tf.shape(x, out_type=tf.int64), tf.square(x)
+        if among is None:
+            size = tf.reduce_prod(shape[batch_ndims:])
+        else:
+            rank = among.shape.rank
+            counts = tf.reshape(among, tf.concat([tf.shape(among), [1] * (x.shape.rank - rank)], 0))
+            squares = tf.where(counts, squares, tf.zeros_like(squares))
+            num = tf.reduce_sum(tf.cast(among, tf.int64), axis=list(range(batch_ndims, rank)))
+            size = num * tf.reduce_prod(shape[rank:])
+        sums.append(tf.reduce_sum(squares, axis=axes(x)))
+        sizes.append(size)
     size = tf.cast(tf.maximum(tf.add_n(sizes), 1), sums[0].dtype)
     return tf.sqrt(tf.add_n(sums) / size)
 
