@@ -160,8 +160,8 @@ def test_a_prediction_costs_nothing_and_adds_nothing():
 
 
 def test_tolerances_by_component_go_with_a_regularizer():
-    layer = linear(-0.4 * np.eye(2), regularizer=ENERGY(1.0))
-    layer.solver = solvers.DormandPrince(rtol=1e-9, atol=[1e-9, 1e-8])
+    solver = solvers.DormandPrince(rtol=1e-9, atol=[1e-9, 1e-8])
+    layer = linear(-0.4 * np.eye(2), None, regularizer=ENERGY(1.0), solver=solver)
     np.testing.assert_allclose(loss_of(layer, Y0), np.mean(energy(-0.4, 1.0)), rtol=1e-6)
 
 

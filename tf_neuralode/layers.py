@@ -8,13 +8,14 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.solvers import checks
 
 Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
-class Augment(keras.layers.Layer):
+class Augment(ReadOnly, keras.layers.Layer):
     """Pads the last axis with zeros: dimensions through which trajectories can pass each other [1].
 
     Args:
@@ -39,6 +40,8 @@ class Augment(keras.layers.Layer):
       [1] E. Dupont, A. Doucet, Y. W. Teh, Augmented neural ODEs, NeurIPS 2019.
     """
 
+    read_only = ("dims",)
+
     def __init__(self, dims: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dims = checks.positive_integer("dims", dims)
@@ -56,7 +59,7 @@ class Augment(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
-class ConcatTime(keras.layers.Layer):
+class ConcatTime(ReadOnly, keras.layers.Layer):
     """Adds the time to the state, as a further feature or channel, for Dense and convolutions.
 
     The first layer of a time-dependent dynamics:
@@ -80,6 +83,8 @@ class ConcatTime(keras.layers.Layer):
       ValueError, TypeError: if the input isn't `[t, y]`, or `axis` isn't one of y's, or the batch
         axis.
     """
+
+    read_only = ("axis",)
 
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

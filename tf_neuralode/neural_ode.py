@@ -17,6 +17,7 @@ from tf_neuralode.batch_solve import BatchSolution, solve_batch
 from tf_neuralode.call_times import CallTimes, call_times, check_call, check_state_mask
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
+from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
@@ -27,16 +28,19 @@ _FAILURE_MODES = ("raise", "nan")
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
-class NeuralODE(keras.layers.Layer):
+class NeuralODE(ReadOnly, keras.layers.Layer):
     """Maps a state y(t0) to the solution of dy/dt = dynamics(y) at t1.
 
     The dynamics' weights are the layer's weights. Random layers inside the dynamics (Dropout) draw
     once a call; moving statistics (BatchNormalization) are updated once a training call. Activity
-    regularizers and `add_loss` inside the dynamics have no effect.
+    regularizers and `add_loss` inside the dynamics have no effect. Settings are fixed at
+    construction; a layer with others on the same weights is
+    `NeuralODE.from_config({**layer.get_config(), "dynamics": layer.dynamics, ...})`.
 
     Args:
       dynamics: Keras layer or model whose output has the shape of its state input.
-      t_span: Initial and final time, in units of time; may run backwards (t1 < t0).
+      t_span: Initial and final time, in units of time; may run backwards (t1 < t0). Numbers:
+        variables and tensors go into the call, as `times`.
       solver: Name (`solvers.names()`), one of `tf_neuralode.solvers`, or any
         `tfp.math.ode.Solver`.
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
@@ -100,6 +104,26 @@ class NeuralODE(keras.layers.Layer):
     Reference: R. T. Q. Chen et al., Neural ordinary differential equations, NeurIPS 2018.
     """
 
+    read_only = (
+        "dynamics",
+        "t_span",
+        "solver",
+        "gradient",
+        "rtol",
+        "atol",
+        "t_eval",
+        "return_sequences",
+        "time_dependent",
+        "regularizer",
+        "on_failure",
+        "track_stats",
+        "jit_compile",
+    )
+    another = (
+        "Make another layer, with the same weights: NeuralODE.from_config({{**layer.get_config(), "
+        "'dynamics': layer.dynamics, '{name}': ...}})."
+    )
+
     def __init__(
         self,
         dynamics: keras.layers.Layer,
@@ -150,7 +174,8 @@ class NeuralODE(keras.layers.Layer):
             )
         self.return_sequences = return_sequences
         self.time_dependent = time_dependent
-        self.regularizer = regularizer
+        # A list could be changed.
+        self.regularizer = tuple(regularizer) if isinstance(regularizer, list) else regularizer
         self._regularizers = tuple(regularizers.as_list(regularizer))
         if any(one.needs_noise for one in self._regularizers):
             self._seed = keras.random.SeedGenerator()
@@ -295,6 +320,9 @@ class NeuralODE(keras.layers.Layer):
         return previous_mask if self._hands_mask_on else None
 
     def get_config(self) -> dict[str, Any]:
+        regularizer = self.regularizer
+        if isinstance(regularizer, tuple):
+            regularizer = list(regularizer)
         config = {
             "dynamics": keras.saving.serialize_keras_object(self.dynamics),
             "t_span": self.t_span,
@@ -306,7 +334,7 @@ class NeuralODE(keras.layers.Layer):
             "t_eval": self.t_eval,
             "return_sequences": self.return_sequences,
             "time_dependent": self.time_dependent,
-            "regularizer": keras.saving.serialize_keras_object(self.regularizer),
+            "regularizer": keras.saving.serialize_keras_object(regularizer),
             "on_failure": self.on_failure,
             "track_stats": self.track_stats,
             "jit_compile": self.jit_compile,

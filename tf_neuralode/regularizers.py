@@ -16,10 +16,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.solvers import checks
 
 
-class Regularizer:
+class Regularizer(ReadOnly):
     """Base of the regularizers; a subclass defines `rate`.
 
     Args:
@@ -27,6 +28,8 @@ class Regularizer:
         of time.
     """
 
+    read_only = ("strength",)
+    another = "Make another one, and a layer with it."
     # Whether `rate` reads the product of a random vector with the Jacobian.
     needs_noise = False
 

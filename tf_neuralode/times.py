@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +13,13 @@ from tf_neuralode.clock import Clock, is_resolved
 
 def _as_floats(name: str, value) -> np.ndarray:
     received = f"Received: {name}={value!r}"
+    leaves = value if isinstance(value, list | tuple) else [value]
+    if any(tf.is_tensor(x) or isinstance(x, tf.Variable | keras.Variable) for x in leaves):
+        raise TypeError(
+            f"Argument {name} must hold numbers, which are constants of the layer. Call the layer "
+            f"with tensors and variables instead, layer(y0, times): those are followed and have "
+            f"gradients. {received}"
+        )
     try:
         times = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):

@@ -1,5 +1,7 @@
 """tf_neuralode: `odeint`, or the layer `NeuralODE` around the same field."""
 
+import functools
+
 from competitors import tensorflow_field
 
 import keras  # isort: skip
@@ -49,15 +51,16 @@ class Layer(tensorflow_field.Competitor):
 
     def __init__(self, workload, xla, solver, gradient):
         super().__init__(workload, xla=False)
-        self._layer = NeuralODE(
+        self._make = functools.partial(
+            NeuralODE,
             FieldLayer(self.field, workload.weights),
             (workload.times[0], workload.times[-1]),
             t_eval=workload.times[1:],
             return_sequences=True,
             solver=solver,
             gradient=gradient,
-            jit_compile=xla,
         )
+        self._layer = self._make(jit_compile=xla)
         self._layer.build(self.y0.shape)
         self.weights = [w.value for w in self._layer.trainable_weights]
 
@@ -65,7 +68,7 @@ class Layer(tensorflow_field.Competitor):
         return self._layer(y0)
 
     def count(self):
-        self._layer.jit_compile = False  # what XLA compiled doesn't call Python
+        self._layer = self._make(jit_compile=False)  # what XLA compiled doesn't call Python
         return super().count()
 
 
