@@ -84,3 +84,79 @@ def test_mnist_reaches_the_accuracy_of_float32(policy, in_float32):
         # No step was skipped for gradients that overflow: the scale is still the first one.
         assert float(model.optimizer.dynamic_scale) >= 2**15
         assert model.optimizer.inner_optimizer.iterations == 9 * 11
+
+
+def dense(policy="float64"):
+    return keras.layers.Dense(2, activation="tanh", dtype=policy)
+
+
+def functional(dtype, policy="float64"):
+    y = keras.Input((2,), dtype=dtype)
+    return keras.Model(y, dense(policy)(y))
+
+
+class Holding(keras.layers.Layer):
+    """Calls another layer."""
+
+    def __init__(self, inner, dtype="float64"):
+        super().__init__(dtype=dtype)
+        self.inner = inner
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def call(self, y):
+        return self.inner(y)
+
+
+def of_time(dtype):
+    t, y = keras.Input((1,), dtype=dtype), keras.Input((2,), dtype="float64")
+    joined = keras.layers.Concatenate(dtype="float64")([t, y])
+    return keras.Model([t, y], dense()(joined))
+
+
+ROUNDING = {
+    "functional": lambda: functional("float32"),
+    "sequential": lambda: keras.Sequential([keras.Input((2,)), dense()]),
+    "inside a layer": lambda: Holding(functional("float32")),
+    "inside a sequential": lambda: keras.Sequential([functional("float32"), dense()]),
+    "a layer that casts": lambda: Holding(dense(), dtype="float32"),
+    "between": lambda: keras.Sequential([keras.layers.Activation("tanh"), dense()]),
+    "time": lambda: of_time("float32"),
+}
+
+
+@pytest.mark.parametrize("dynamics", ROUNDING)
+def test_a_dynamics_in_which_keras_rounds_a_float64_state_is_an_error_at_build(dynamics):
+    layer = NeuralODE(ROUNDING[dynamics](), time_dependent=dynamics == "time", dtype="float64")
+    with pytest.raises(ValueError, match=r"rounds its input to float32.*float64"):
+        layer.build((None, 2))
+
+
+KEEPING = {
+    "functional": lambda: functional("float64"),
+    "sequential": lambda: keras.Sequential([dense(), keras.Sequential([dense()])]),
+    "16 bits": lambda: functional("float32", "mixed_float16"),
+    "inside a layer": lambda: Holding(keras.Sequential([dense()])),
+    "time": lambda: of_time("float64"),
+}
+
+
+@pytest.mark.parametrize("dynamics", KEEPING)
+def test_a_dynamics_that_keeps_float64_or_means_16_bits_is_none(dynamics):
+    layer = NeuralODE(KEEPING[dynamics](), time_dependent=dynamics == "time", dtype="float64")
+    layer.build((None, 2))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "float32"])
+def test_float32_layers_take_any_of_them(policy):
+    NeuralODE(functional("float32", policy)).build((None, 2))
+
+
+def test_a_float64_field_behind_a_float64_input_meets_a_tight_tolerance():
+    layer = NeuralODE(
+        functional("float64"), rtol=1e-12, atol=1e-12, track_stats=True, dtype="float64"
+    )
+    layer(np.ones((1, 2)), training=False)
+    # With the state rounded to float32 it failed after 6,002.
+    assert layer._nfe.result() < 500

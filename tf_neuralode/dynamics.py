@@ -177,3 +177,41 @@ def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_depende
             f"Received: state of dtype {state_dtype}, output of dtype {output.dtype}. "
             "Give NeuralODE and dynamics the same dtype."
         )
+    if state_dtype == "float64" and output.dtype == "float64":
+        _check_nothing_rounds(layer)
+
+
+def _check_nothing_rounds(layer: keras.layers.Layer) -> None:
+    """Raises ValueError if Keras makes float32 of a float64 state on its way through `layer`.
+
+    A model of layers casts its inputs to the dtypes of its `keras.Input`s, and any other layer its
+    own to the layer's; the output is float64 all the same, if a layer behind is. 16 bits are taken
+    as meant.
+    """
+    for part in layer._flatten_layers():
+        inputs = [x for x in _inputs(part) if x.dtype == "float32"]
+        if inputs and not all(x.dtype in _LOW_PRECISION for x in part.outputs):
+            raise ValueError(
+                "Argument dynamics must keep the state's dtype, float64, but in it model "
+                f"{part.name!r} rounds its input to float32, the dtype of its keras.Input. Give "
+                "keras.Input(..., dtype='float64'). Received: input of dtype float32"
+            )
+    for part in _chain(layer):
+        if part.autocast and part.compute_dtype == "float32":
+            raise ValueError(
+                "Argument dynamics must keep the state's dtype, float64, but in it layer "
+                f"{part.name!r} rounds its input to float32, its own dtype. Give it dtype='float64'. "
+                f"Received: {type(part).__name__} of dtype float32"
+            )
+
+
+def _inputs(layer: keras.layers.Layer) -> list:
+    """The `keras.Input`s of a model of layers; none of any other."""
+    return list(getattr(layer, "inputs", None) or []) if isinstance(layer, keras.Model) else []
+
+
+def _chain(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that the state is certain to pass through, one after the other."""
+    if isinstance(layer, keras.Sequential):
+        return [part for inner in layer.layers for part in _chain(inner)]
+    return [] if _inputs(layer) else [layer]
