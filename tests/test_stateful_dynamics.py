@@ -145,3 +145,57 @@ def test_batch_normalization_evaluates_as_well_as_it_trains(gradient):
     training, evaluation = accuracy(True), accuracy(False)
     assert training > 0.8
     assert abs(training - evaluation) <= 0.03
+
+
+def with_a_bad_row():
+    x = inputs().numpy()[:4]
+    bad = x.copy()
+    bad[2, 1] = np.nan
+    return x, bad
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("gradient", ["adjoint", "tape"])
+def test_a_bad_row_spoils_a_batch_whose_statistics_are_taken_and_leaves_no_trace_in_them(
+    gradient, mode
+):
+    x, bad = with_a_bad_row()
+    layer = ode(keras.layers.BatchNormalization(), gradient=gradient, on_failure="nan")
+    run = in_mode(lambda y, training: layer(y, training=training), mode)
+    before = [v.numpy() for v in layer.non_trainable_variables]
+    assert np.all(np.isnan(run(bad, True)))
+    for variable, old in zip(layer.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, old)
+    predicted = run(bad, False)
+    good = [0, 1, 3]
+    np.testing.assert_allclose(predicted.numpy()[good], run(x[good], False), rtol=1e-5, atol=1e-6)
+    # And a good batch does change them.
+    assert np.all(np.isfinite(run(x, True)))
+    assert any(
+        np.any(variable.numpy() != old)
+        for variable, old in zip(layer.non_trainable_variables, before, strict=True)
+    )
+
+
+def test_a_bad_row_beside_dropout_spoils_itself_alone():
+    _, bad = with_a_bad_row()
+    output = ode(keras.layers.Dropout(0.5), on_failure="nan")(bad, training=True)
+    assert np.all(np.isfinite(output.numpy()[[0, 1, 3]]))
+
+
+class ToTheMean(keras.layers.Layer):
+    """Pulls each sample to the mean of the batch."""
+
+    def call(self, y):
+        return keras.ops.mean(y, axis=0, keepdims=True) - y
+
+
+def test_a_dynamics_that_couples_samples_sees_a_good_row_in_the_place_of_a_bad_one():
+    x, bad = with_a_bad_row()
+    layer = NeuralODE(ToTheMean(), on_failure="nan")
+    stand_in = x.copy()
+    stand_in[2] = x[0]
+    good = [0, 1, 3]
+    actual = layer(bad, training=True).numpy()[good]
+    # The copy counts in the mean and not in the norm, which may change the steps.
+    np.testing.assert_allclose(actual, layer(stand_in, training=True).numpy()[good], rtol=1e-3)

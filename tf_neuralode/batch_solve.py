@@ -102,7 +102,12 @@ def solve_batch(
         first, last = clock.time(knots[0]), clock.time(knots[-1])
         ends = ((first, samples.y), (last, states[-1]))
         success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
-        changed = dynamics.updates(ends, params, constants, success)
+        all_good = tf.reduce_all(samples.finite)
+        changed = dynamics.updates(ends, params, constants, success, all_good)
+        if any(value.dtype.is_floating for value in changed.values()):
+            # The dynamics takes statistics of the batch, so the stand-ins moved the good samples.
+            spoil = lambda x: tf.where(all_good, x, tf.constant(float("nan"), x.dtype))
+            states, costs = spoil(states), [spoil(cost) for cost in costs]
     diagnostics = results.diagnostics
     if isinstance(diagnostics, Diagnostics) and times.origin:
         diagnostics = diagnostics._replace(final_time=clock.user_time(diagnostics.final_time))

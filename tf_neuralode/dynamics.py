@@ -102,17 +102,19 @@ class Dynamics:
             warnings.filterwarnings("ignore", f"Layer '{re.escape(self._layer.name)}' .* a mask")
             yield
 
-    def updates(self, ends, params, constants, success) -> dict[str, tf.Tensor]:
+    def updates(self, ends, params, constants, success, all_good) -> dict[str, tf.Tensor]:
         """New values of the non-trainable variables after a training pass, by `variable.path`.
 
         Moving statistics get one update, with the mean of what the layer makes of the two ends of
         the trajectory: the field's inputs change along it, and the ends are there whatever number
-        of steps the solver took. After a failure they stay as they are. Seeds advance once.
+        of steps the solver took. After a failure, or with a bad sample in the batch, they stay as
+        they are. Seeds advance once.
 
         Args:
           ends: `((t0, y0), (t1, y1))`.
           params, constants: As read before the solve.
           success: Boolean scalar, whether the solve succeeded.
+          all_good: Boolean scalar, whether there are no stand-ins for bad samples in the batch.
         """
         if not constants:
             return {}
@@ -122,8 +124,10 @@ class Dynamics:
         for variable, old, first, last in zip(variables, constants, *new, strict=True):
             if first is old:
                 continue
-            mean = (first + last) / 2 if first.dtype.is_floating else first
-            changed[variable.path] = tf.where(success, mean, old)
+            mean, changes = first, success
+            if first.dtype.is_floating:
+                mean, changes = (first + last) / 2, success & all_good
+            changed[variable.path] = tf.where(changes, mean, old)
         return changed
 
     def assign(self, changed: dict[str, tf.Tensor]) -> None:
@@ -200,8 +204,8 @@ def _check_nothing_rounds(layer: keras.layers.Layer) -> None:
         if part.autocast and part.compute_dtype == "float32":
             raise ValueError(
                 "Argument dynamics must keep the state's dtype, float64, but in it layer "
-                f"{part.name!r} rounds its input to float32, its own dtype. Give it dtype='float64'. "
-                f"Received: {type(part).__name__} of dtype float32"
+                f"{part.name!r} rounds its input to float32, its own dtype. Give it "
+                f"dtype='float64'. Received: {type(part).__name__} of dtype float32"
             )
 
 

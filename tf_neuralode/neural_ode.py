@@ -57,7 +57,10 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
       regularizer: One of `tf_neuralode.regularizers` or a list of them: adds to the model's losses
         in training; a prediction costs nothing more.
       on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
-        Where XLA compiles the solve nothing can be raised and the output is NaN.
+        Where XLA compiles the solve nothing can be raised and the output is NaN. A bad sample gives
+        NaN for itself alone, and a dynamics sees a copy of a good one in its place; where a
+        training call takes moving statistics of the batch (BatchNormalization) that would spoil
+        them and the good samples, so the whole output is NaN and the statistics stay.
       track_stats: Whether the mean numbers of evaluations of the dynamics a call (`nfe`) and a
         backward pass (`nfe_backward`, in training, of solvers of ours), and the number of failed
         solves (`failed_solves`) appear in the logs of `fit` and `evaluate` (of one layer, if
