@@ -153,6 +153,29 @@ def test_a_regularizer_leaves_the_steps_and_the_solution_alone():
     assert costly._nfe.result() == plain._nfe.result()
 
 
+class Uniform(layers.Layer):
+    """dy/dt = 1, of kinetic energy 1 a unit of time and feature."""
+
+    def call(self, y):
+        return tf.ones_like(y)
+
+
+LASTS = {
+    "t_span": ({}, [], 2.0),
+    "t_eval": ({"t_eval": [0.5, 1.0], "return_sequences": True}, [], 1.0),
+    "times": ({}, [np.float32([0.5, 1.5])], 1.5),
+    "own times": ({}, [np.float32([[0.5, 3.0], [1.0, 1.0]])], 2.0),  # the mean of 3 and 1
+}
+
+
+@pytest.mark.parametrize("last", LASTS)
+def test_the_integral_goes_to_the_last_output_time(last):
+    options, arguments, length = LASTS[last]
+    layer = NeuralODE(Uniform(), (0.0, 2.0), regularizer=ENERGY(1.0), **options)
+    # A constant is integrated exactly, up to float32's rounding.
+    np.testing.assert_allclose(loss_of(layer, np.ones((2, 1)), *arguments), length, rtol=1e-5)
+
+
 def test_a_prediction_costs_nothing_and_adds_nothing():
     layer = linear(np.eye(2), regularizer=[ENERGY(), JACOBIAN()])
     layer(Y0)

@@ -55,7 +55,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
       time_dependent: Whether dynamics is called on `[t, y]`, t of shape `(batch, 1)` in the state's
         dtype.
       regularizer: One of `tf_neuralode.regularizers` or a list of them: adds to the model's losses
-        in training; a prediction costs nothing more.
+        in training, from `t_span[0]` to the last output time; a prediction costs nothing more.
       on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
         Where XLA compiles the solve nothing can be raised and the output is NaN. A bad sample gives
         NaN for itself alone, and a dynamics sees a copy of a good one in its place; where a
