@@ -7,7 +7,7 @@ import tensorflow as tf
 from modes import MODES, in_mode
 
 from digits import load_digits
-from tf_neuralode import NeuralODE, gradients
+from tf_neuralode import NeuralODE, gradients, solvers
 
 
 def inputs():
@@ -94,6 +94,171 @@ def test_evaluation_leaves_moving_statistics_alone(mode):
     _, mean, variance = moving_statistics(mode=mode, training=False)
     np.testing.assert_array_equal(mean, np.zeros(4))
     np.testing.assert_array_equal(variance, np.ones(4))
+
+
+class TwoOfOneName(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.a = keras.layers.BatchNormalization(momentum=0.5, name="normalize")
+        self.b = keras.layers.BatchNormalization(momentum=0.5, name="normalize")
+
+    def call(self, y, training=None):
+        return 0 * (self.a(y, training=training) + self.b(y + 10, training=training))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "layer in XLA"])
+def test_two_layers_of_one_path_keep_their_own_statistics(jit_compile):
+    dynamics = TwoOfOneName()
+    layer = NeuralODE(dynamics, solver="euler", jit_compile=jit_compile)
+    layer(tf.zeros([4, 2]), training=True)
+    assert dynamics.a.moving_mean.path == dynamics.b.moving_mean.path
+    # From 0 half way to 0 and to 10.
+    np.testing.assert_allclose(dynamics.a.moving_mean, [0, 0], atol=1e-6)
+    np.testing.assert_allclose(dynamics.b.moving_mean, [5, 5], rtol=1e-6)
+
+
+class Counter(keras.layers.Layer):
+    """Counts its calls, whatever `training` is, in numbers of several kinds."""
+
+    def build(self, state_shape):
+        settings = {"shape": (), "initializer": "zeros", "trainable": False}
+        self.calls = self.add_weight(name="calls", **settings)
+        self.integer = self.add_weight(name="integer", dtype="int32", **settings)
+        self.mean = keras.metrics.Mean(name="mean")
+
+    def call(self, y):
+        self.calls.assign_add(1.0)
+        self.integer.assign_add(1)
+        self.mean.update_state(y)
+        return tf.ones_like(y)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_call_of_the_layer_writes_once_in_training_and_prediction(training, mode):
+    layer = NeuralODE(Counter(), solver=solvers.Euler(num_steps=2))
+    layer.build((None, 2))
+    run = in_mode(lambda y: layer(y, training=training), mode)
+    for i in range(1, 3):
+        run(tf.zeros([4, 2]))
+        counter = layer.dynamics
+        assert [int(v.numpy()) for v in (counter.calls, counter.integer)] == [i, i]
+        # The state goes from 0 to 1.
+        np.testing.assert_allclose(counter.mean.result(), 0.5, rtol=1e-6)
+
+
+class Evaluations(keras.layers.Layer):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.num = inner, 0
+
+    def call(self, y, training=None):
+        self.num += 1
+        return self.inner(y, training=training)
+
+
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [
+        (lambda: keras.layers.Dense(2), 0),
+        (lambda: keras.layers.Dropout(0.5), 0),
+        (keras.layers.BatchNormalization, 0),
+        (lambda: AlwaysNoisy(), 1),
+    ],
+    ids=["Dense", "Dropout", "BatchNormalization", "draws in prediction"],
+)
+def test_a_prediction_costs_no_evaluation_more_where_nothing_is_written(make, more):
+    layer = NeuralODE(Evaluations(make()), solver=solvers.Euler(num_steps=3), on_failure="nan")
+    layer.build((None, 2))
+    before = layer.dynamics.num
+    layer(tf.ones([4, 2]), training=False)
+    assert layer.dynamics.num - before == 3 + more  # one a step
+
+
+class AlwaysNoisy(keras.layers.Layer):
+    """Adds noise to the slope 0, from two generators, whatever `training` is."""
+
+    def __init__(self):
+        super().__init__()
+        self.generators = [keras.random.SeedGenerator(seed) for seed in (1, 2)]
+
+    def call(self, y):
+        one, two = (keras.random.normal(keras.ops.shape(y), seed=s) for s in self.generators)
+        return one + 100.0 * two
+
+
+def predictions(run):
+    """Four of the noise alone; a slope that doesn't change is y(1) - y(0)."""
+    return [float(np.squeeze(run(tf.zeros([1, 1])))) for _ in range(4)]
+
+
+def noisy_layer(dynamics=None, **settings):
+    dynamics = dynamics or AlwaysNoisy()
+    layer = NeuralODE(dynamics, solver=solvers.Euler(num_steps=2), **settings)
+    layer.build((None, 1))
+    return layer
+
+
+@pytest.mark.parametrize("mode", [*MODES, "layer in XLA"])
+def test_noise_in_predictions_is_drawn_anew_in_each_call(mode):
+    in_xla = mode == "layer in XLA"
+    layer = noisy_layer(jit_compile=in_xla)
+    run = layer if in_xla else in_mode(lambda y: layer(y), mode)
+    alone = AlwaysNoisy()  # XLA draws other numbers
+    expected = predictions(in_mode(lambda y: alone(y), "xla" if in_xla else mode))
+    assert len(set(expected)) == 4
+    np.testing.assert_allclose(predictions(run), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["sequential", "functional"])
+def test_noise_is_drawn_anew_in_predict_and_in_an_export(functional, tmp_path):
+    expected = predictions(AlwaysNoisy())
+    noisy = AlwaysNoisy()
+    dynamics = keras.Sequential([noisy])
+    if functional:
+        state = keras.Input((1,))
+        dynamics = keras.Model(state, noisy(state))
+    model = keras.Sequential([keras.Input((1,)), noisy_layer(dynamics)])
+    model.export(tmp_path / "noisy", verbose=False)
+    served = tf.saved_model.load(tmp_path / "noisy")
+    np.testing.assert_allclose(predictions(served.serve), expected, rtol=1e-5)
+    predict = lambda y: model.predict(y, verbose=0)
+    np.testing.assert_allclose(predictions(predict), expected, rtol=1e-5)
+
+
+def test_noise_is_drawn_anew_after_a_failed_solve():
+    layer = NeuralODE(AlwaysNoisy(), solver=solvers.Bosh3(max_num_steps=1), on_failure="nan")
+    before = [g.state.numpy().tolist() for g in layer.dynamics.generators]
+    assert before == [[1, 0], [2, 0]]
+    layer(tf.constant([[0.0]]), tf.constant([[0.0, 0.0]]))
+    assert [g.state.numpy().tolist() for g in layer.dynamics.generators] == [[1, 1], [2, 1]]
+
+
+def test_noise_of_keras_global_generator_is_an_error_at_build():
+    layer = NeuralODE(keras.layers.Lambda(lambda y: y + keras.random.normal(keras.ops.shape(y))))
+    with pytest.raises(ValueError, match=r"SeedGenerator.*seed_generator_state"):
+        layer.build((None, 2))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: keras.Sequential([x])])
+def test_a_dynamics_that_writes_trainable_variables_is_an_error_at_build(wrap):
+    spectral = keras.layers.SpectralNormalization(keras.layers.Dense(2, name="inner"))
+    with pytest.raises(ValueError, match=r"must not write a trainable variable.*inner/kernel"):
+        NeuralODE(wrap(spectral)).build((None, 2))
+
+
+def test_a_dynamics_may_write_frozen_variables_and_not_once_they_are_set_free():
+    spectral = keras.layers.SpectralNormalization(keras.layers.Dense(2, use_bias=False))
+    spectral.trainable = False
+    layer = NeuralODE(spectral, solver=solvers.Euler(num_steps=1))
+    for _ in range(20):
+        layer(tf.ones([4, 2]), training=True)
+    # The power iteration has converged meanwhile.
+    norm = np.linalg.norm(spectral.layer.kernel.numpy(), ord=2)
+    np.testing.assert_allclose(norm, 1.0, rtol=1e-3)
+    spectral.trainable = spectral.layer.trainable = True
+    with pytest.raises(ValueError, match="must not write a trainable variable"):
+        layer(tf.ones([4, 2]), training=True)
 
 
 def test_weight_regularizers_of_the_dynamics_count_and_activity_regularizers_do_no_harm():

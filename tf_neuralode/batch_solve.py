@@ -26,14 +26,14 @@ class BatchSolution(NamedTuple):
       rows: `(num_times + 1, batch, ...)`, the initial state and those at the output times.
       finite: `(batch,)`, which samples were good on entry.
       diagnostics: Of the solve.
-      changed: New values of the dynamics' variables, by `variable.path`.
+      changed: New values of the dynamics' variables, see `Dynamics.updates`.
       cost: What the regularizers add to the loss, a scalar.
     """
 
     rows: tf.Tensor
     finite: tf.Tensor
     diagnostics: Any
-    changed: dict[str, tf.Tensor]
+    changed: dict[int, tf.Tensor]
     cost: tf.Tensor
 
 
@@ -64,7 +64,7 @@ def solve_batch(
       gradient: One of `tf_neuralode.gradients`.
       noise: Like `y0`, for the regularizers.
       mask: Of the state, boolean, with the first axes of `y0`.
-      training: Whether the dynamics' moving statistics are to be updated, and costs added up.
+      training: Whether the regularizers' costs are to be added up.
       regularizers: Of the trajectory.
       direction: 1 if time runs forwards, -1 if it runs backwards.
       backward_counter: As in `odeint`.
@@ -97,17 +97,14 @@ def solve_batch(
             f, start, knots, params, solver_of, gradient, backward_counter
         )
     states, *costs = tf.nest.flatten(results.states)
-    changed = {}
-    if training:
-        first, last = clock.time(knots[0]), clock.time(knots[-1])
-        ends = ((first, samples.y), (last, states[-1]))
-        success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
-        all_good = tf.reduce_all(samples.finite)
-        changed = dynamics.updates(ends, params, constants, success, all_good)
-        if any(value.dtype.is_floating for value in changed.values()):
-            # The dynamics takes statistics of the batch, so the stand-ins moved the good samples.
-            spoil = lambda x: tf.where(all_good, x, tf.constant(float("nan"), x.dtype))
-            states, costs = spoil(states), [spoil(cost) for cost in costs]
+    ends = ((clock.time(knots[0]), samples.y), (clock.time(knots[-1]), states[-1]))
+    success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
+    all_good = tf.reduce_all(samples.finite)
+    changed = dynamics.updates(ends, params, constants, success, all_good)
+    if dynamics.takes_statistics(changed):
+        # So the stand-ins for bad samples moved the good ones.
+        spoil = lambda x: tf.where(all_good, x, tf.constant(float("nan"), x.dtype))
+        states, costs = spoil(states), [spoil(cost) for cost in costs]
     diagnostics = results.diagnostics
     if isinstance(diagnostics, Diagnostics) and times.origin:
         diagnostics = diagnostics._replace(final_time=clock.user_time(diagnostics.final_time))

@@ -17,6 +17,7 @@ from tf_neuralode.batch_solve import BatchSolution, solve_batch
 from tf_neuralode.call_times import CallTimes, call_times, check_call, check_state_mask
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
+from tf_neuralode.probe import probe_writes
 from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.runge_kutta import State
@@ -31,10 +32,10 @@ _FAILURE_MODES = ("raise", "nan")
 class NeuralODE(ReadOnly, keras.layers.Layer):
     """Maps a state y(t0) to the solution of dy/dt = dynamics(y) at t1.
 
-    The dynamics' weights are the layer's weights. Random layers inside the dynamics (Dropout) draw
-    once a call; moving statistics (BatchNormalization) are updated once a training call. Activity
-    regularizers and `add_loss` inside the dynamics have no effect. Settings are fixed at
-    construction; a layer with others on the same weights is
+    The dynamics' weights are the layer's weights. What a dynamics writes is written once a call, in
+    training and in prediction: random layers (Dropout) draw once, moving statistics
+    (BatchNormalization) get one update. Activity regularizers and `add_loss` inside the dynamics
+    have no effect. Settings are fixed at construction; a layer with others on the same weights is
     `NeuralODE.from_config({**layer.get_config(), "dynamics": layer.dynamics, ...})`.
 
     Args:
@@ -92,7 +93,8 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
     `(batch, num_times, ...)`.
 
     Raises:
-      ValueError, TypeError: at construction or build, for arguments that don't fit.
+      ValueError, TypeError: at construction or build, for arguments that don't fit, and for a
+        dynamics that writes its trainable variables or reads variables in a `tf.function` inside.
       tf.errors.InvalidArgumentError: from a solve that fails, with `on_failure="raise"`.
 
     Example:
@@ -195,10 +197,14 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
             self._failed_solves = keras.metrics.Sum(name="failed_solves")
         # Made once and kept: a compiled function for each call would compile at each call.
         self._compiled_solve = tf.function(self._solve, jit_compile=True, autograph=False)
+        self._writes = (True, True)  # whether calls of dynamics may: in inference, in training
 
     def build(self, input_shape: Any) -> None:
         check_distinct(self._knots, self.compute_dtype)
         dynamics_lib.build(
+            self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
+        )
+        self._writes = probe_writes(
             self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
         )
         self.built = True
@@ -220,7 +226,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         # logs to appear in.
         logged = self.track_stats and training is not None
         training = bool(training)
-        dynamics = Dynamics(self.dynamics, self.time_dependent, training)
+        dynamics = self._bound_dynamics(training)
         params, constants = dynamics.read_params(), dynamics.read_constants()
         # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
         compiled = self.jit_compile and not inside_xla()
@@ -254,6 +260,9 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         self._hands_mask_on = not self.return_sequences if times is None else mask is not None
         return mask, y0_mask
 
+    def _bound_dynamics(self, training: bool) -> Dynamics:
+        return Dynamics(self.dynamics, self.time_dependent, training, self._writes[training])
+
     def _solve(
         self,
         y0: tf.Tensor,
@@ -266,7 +275,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         training: bool,
     ) -> BatchSolution:
         return solve_batch(
-            Dynamics(self.dynamics, self.time_dependent, training),
+            self._bound_dynamics(training),
             y0,
             self._fixed_times(y0.dtype) if times is None else times,
             params,
