@@ -15,6 +15,7 @@ from tf_neuralode import gradients, regularizers, solvers
 from tf_neuralode.backward_count import counter_into
 from tf_neuralode.batch_solve import BatchSolution, solve_batch
 from tf_neuralode.call_times import CallTimes, call_times, check_call, check_state_mask
+from tf_neuralode.compiled import Compiled
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
 from tf_neuralode.probe import probe_writes
@@ -66,7 +67,9 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         backward pass (`nfe_backward`, in training, of solvers of ours), and the number of failed
         solves (`failed_solves`) appear in the logs of `fit` and `evaluate` (of one layer, if
         several track them); nothing of it is exported.
-      jit_compile: Whether to compile this solve with XLA, whatever the model does.
+      jit_compile: Whether to compile this solve with XLA, whatever the model does. Numbers among
+        the dynamics' attributes (`Dropout.rate`) are read then, as in a `tf.function`: anew after
+        the model's `compile`, but not from one eager call to the next.
 
     Call arguments:
       y0: State at `t_span[0]`: floating point, `(batch, ...)`.
@@ -195,8 +198,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
             if isinstance(self.solver, RungeKutta):
                 self._nfe_backward = keras.metrics.Mean(name="nfe_backward")
             self._failed_solves = keras.metrics.Sum(name="failed_solves")
-        # Made once and kept: a compiled function for each call would compile at each call.
-        self._compiled_solve = tf.function(self._solve, jit_compile=True, autograph=False)
+        self._compiled_solve = Compiled(self._solve)
         self._writes = (True, True)  # whether calls of dynamics may: in inference, in training
 
     def build(self, input_shape: Any) -> None:
@@ -230,7 +232,9 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         params, constants = dynamics.read_params(), dynamics.read_constants()
         # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
         compiled = self.jit_compile and not inside_xla()
-        solve = self._compiled_solve if compiled else self._solve
+        solve = self._solve
+        if compiled:
+            solve = self._compiled_solve.for_dynamics(self.dynamics, dynamics)
         counter = None
         if logged and training and self._nfe_backward is not None:
             counter = counter_into(self._nfe_backward, [y0, *params])

@@ -4,9 +4,10 @@ Each adds, in training, strength times the mean over the batch of an integral al
 
     integral of rate(t, y(t)) |dt|
 
-to the model's losses, along the solution that is computed: from `t_span[0]` to the last output time,
-which is `t_span[1]`, or the last of `t_eval` or of `times`, for each sample its own. The integral is a further component of the solve, which doesn't count in the
-error norm: it feeds back on nothing, and the steps are those of the state alone.
+to the model's losses, along the solution that is computed: from `t_span[0]` to the last output
+time, which is `t_span[1]`, or the last of `t_eval` or of `times`, for each sample its own. The
+integral is a further component of the solve, which doesn't count in the error norm: it feeds back
+on nothing, and the steps are those of the state alone.
 """
 
 from __future__ import annotations
