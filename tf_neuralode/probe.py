@@ -113,7 +113,7 @@ def _left_out(dynamics: Dynamics, call: _Call) -> set[str]:
     return inlined.reached(inlined) - used
 
 
-_inlining = threading.Lock()
+_inlining = threading.RLock()  # a layer may be built within the call of another
 
 
 @contextlib.contextmanager
