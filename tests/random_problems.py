@@ -27,7 +27,8 @@ def arrays(*shape, limit=1.0):
 
 
 states = arrays(BATCH, WIDTH, limit=2.0)
-weights = st.tuples(arrays(WIDTH, HIDDEN, limit=0.5), arrays(HIDDEN, WIDTH, limit=0.5))
+_SHAPES = ((WIDTH, HIDDEN), (HIDDEN, WIDTH))
+weights = st.tuples(*[arrays(*shape, limit=0.5) for shape in _SHAPES])
 
 
 @st.composite
@@ -45,9 +46,24 @@ def net(t, y, weights):
     return tf.tanh(tf.tanh(y @ first * tf.cos(t)) @ second)
 
 
+# With the weights of a force.
+driven_weights = st.tuples(*[arrays(*shape, limit=0.5) for shape in _SHAPES], arrays(WIDTH))
+NO_NET = tuple(np.zeros(shape) for shape in (*_SHAPES, (WIDTH,)))
+
+
+def driven_net(t, y, weights):
+    """`net`, and a fast force in time, which the slope's derivative by y doesn't show.
+
+    Slopes in (-2, 2). The force is there whatever was drawn: no solve can see how a force of zero
+    would change.
+    """
+    *weights, force = weights
+    return net(t, y, weights) + (1 + force) / 2 * tf.cos(100 * t)
+
+
 def lipschitz(weights):
-    """Of `net` in y: tanh and cos have derivatives and values of at most 1."""
-    return float(np.prod([np.linalg.norm(matrix, 2) for matrix in weights]))
+    """Of the fields in y: tanh and cos have derivatives and values of at most 1."""
+    return float(np.prod([np.linalg.norm(matrix, 2) for matrix in weights[:2]]))
 
 
 @functools.cache

@@ -39,6 +39,7 @@ class GaussAdjoint(StoredAdjoint):
             recorders=[quadrature],
             pack=problem.pack,
             previous_step_size=piece.step_size,
+            limit=piece.limit,
         )
         return PieceResult(
             adjoint_state=result.y,

@@ -36,6 +36,7 @@ class InterpolatingAdjoint(StoredAdjoint):
             [*adjoint_state, *d_sources],
             pack=lambda z: (problem.pack(z[:num_leaves]), z[num_leaves:]),
             previous_step_size=piece.step_size,
+            limit=piece.limit,
         )
         return PieceResult(
             adjoint_state=result.y[:num_leaves],

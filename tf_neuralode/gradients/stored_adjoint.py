@@ -14,8 +14,9 @@ from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
 from tf_neuralode.gradients.vjp import open_vjp
 from tf_neuralode.loops import while_loop
+from tf_neuralode.solvers import AdaptiveRungeKutta
 from tf_neuralode.solvers import status as status_codes
-from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.solvers.runge_kutta import Limit, State
 from tf_neuralode.solvers.solver import RungeKutta
 
 
@@ -27,12 +28,14 @@ class Piece(NamedTuple):
         at one evaluation of f, an empty list for what isn't asked for.
       start, end: Times; the pass goes against the solution's direction.
       step_size: First step size, 0 for "choose one".
+      limit: How far a step may go, see `runge_kutta.Limit`.
     """
 
     products: Callable[..., tuple[State, State]]
     start: tf.Tensor
     end: tf.Tensor
     step_size: tf.Tensor
+    limit: Limit
 
 
 class PieceResult(NamedTuple):
@@ -51,7 +54,10 @@ class StoredAdjoint(BackwardTolerances, Gradient):
         lambda' = -f_y^T lambda,  lambda(t_i-) = lambda(t_i+) + dL/dy(t_i),
         dL/dparams = integral from t_0 to t_end of f_p^T lambda
 
-    with y(t) from the dense output of the forward steps.
+    with y(t) from the dense output of the forward steps. lambda governs the steps, and where it is
+    constant one step would do for it, however f_p changes in time. So none is longer than any
+    forward step that it overlaps: those resolved what y' does. What shows in no slope, like a force
+    in time times a parameter that is 0, is resolved by no gradient: `max_step_size` helps there.
 
     Args:
       rtol, atol: Tolerances of the backward solve; the solver's own if `None`.
@@ -90,6 +96,11 @@ class StoredAdjoint(BackwardTolerances, Gradient):
         """Gradients of y0 and of `sources`, and the number of evaluations of f."""
         times = problem.times
         solver = self.backward_solver(problem.solver)
+        if isinstance(solver, AdaptiveRungeKutta):
+            # Being bound to the forward steps is no sign of a failure: a piece gets two attempts
+            # more for each of them, the second for a step that stops in front of a shorter one.
+            room = solver.max_num_steps + 2 * stored.segment_size
+            solver = solver.copy(max_num_steps=room)
         forward = lambda t, y: problem.f(t, y, problem.params)
 
         resolve = functools.partial(
@@ -111,7 +122,13 @@ class StoredAdjoint(BackwardTolerances, Gradient):
             result = self._integrate_piece(
                 solver,
                 problem,
-                Piece(functools.partial(products, index, segment), t, end, step_size),
+                Piece(
+                    products=functools.partial(products, index, segment),
+                    start=t,
+                    end=end,
+                    step_size=step_size,
+                    limit=functools.partial(stored.limit, index=index),
+                ),
                 adjoint_state,
                 d_sources,
             )

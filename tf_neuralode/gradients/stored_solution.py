@@ -117,15 +117,35 @@ class StoredSolution:
 
     def evaluate(self, t: tf.Tensor, index: tf.Tensor, segment: Segment) -> State:
         """The state at time `t` from segment `index`, held in `segment` as dense solutions."""
-        first = index * self.segment_size
-        times = self.time(first + tf.range(self.segment_size + 1))
-        num = tf.minimum(self.num_steps - first, self.segment_size)
+        times, num = self._ends(index)
         passed = tf.where(times[1] > times[0], times <= t, times >= t)
         valid = tf.range(self.segment_size + 1) <= num
         i = tf.reduce_sum(tf.cast(passed & valid, tf.int32)) - 1
         i = tf.clip_by_value(i, 0, tf.maximum(num - 1, 0))
         start, end = tf.gather(times, i), tf.gather(times, i + 1)
         return interpolation.evaluate(read(segment, i), (t - start) / (end - start))
+
+    def limit(self, t: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """How far back a step from time `t` in segment `index` may go, see `runge_kutta.Limit`.
+
+        So far that it isn't longer than any forward step that it overlaps: what made that one short
+        may be nothing that the adjoint state sees. Forward step k, which ends at e_k and is h_k
+        long, is left alone by a step that stops at e_k, and allows one of length h_k.
+        """
+        times, num = self._ends(index)
+        direction = tf.sign(times[1] - times[0])
+        starts, ends = direction * times[:-1], direction * times[1:]
+        now = direction * t
+        allowed = tf.minimum(ends, now - (ends - starts))
+        overlapped = (tf.range(self.segment_size) < num) & (starts < now)
+        allowed = tf.where(overlapped, allowed, starts[0])
+        return direction * tf.reduce_max(allowed)
+
+    def _ends(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Ends of a segment's steps, `(segment_size + 1,)`, and how many steps it has."""
+        first = index * self.segment_size
+        times = self.time(first + tf.range(self.segment_size + 1))
+        return times, tf.minimum(self.num_steps - first, self.segment_size)
 
 
 class Checkpoints(Recorder):

@@ -14,12 +14,15 @@ from tf_neuralode.solvers.error_norm import ErrorNorm
 from tf_neuralode.solvers.integration import Integration, finish
 from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.recording import Recorder, Step
-from tf_neuralode.solvers.runge_kutta import OdeFn, State, begin_attempt
+from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State, begin_attempt
 from tf_neuralode.solvers.step_size import StepSizeController, Tolerances, first_step_size
 
 
 class AdaptiveSettings(NamedTuple):
-    """What the loop needs besides method and problem; see `AdaptiveRungeKutta` for the meaning."""
+    """What the loop needs besides method and problem.
+
+    See `AdaptiveRungeKutta` for the meaning, and `Limit` in `runge_kutta` for that of `limit`.
+    """
 
     controller: StepSizeController
     tolerances: Tolerances
@@ -27,6 +30,7 @@ class AdaptiveSettings(NamedTuple):
     first_step_size: tf.Tensor | None
     max_step_size: tf.Tensor | None
     max_num_steps: int
+    limit: Limit | None = None
 
 
 class _Progress(NamedTuple):
@@ -146,15 +150,19 @@ def _attempt(method, settings, f, t0, t1, direction, recorders, p: _Progress) ->
     """One attempt at a step: take it, judge it, propose the next."""
     # The step sequence is a constant of differentiation.
     p = p._replace(t=tf.stop_gradient(p.t), h=tf.stop_gradient(p.h))
-    remaining = tf.abs(t1 - p.t)
+    end = t1
+    if settings.limit is not None:
+        limit = settings.limit(p.t)
+        end = tf.where((t1 - limit) * direction > 0, limit, t1)
+    remaining = tf.abs(end - p.t)
     # At least so long that t moves: otherwise a step of length 0 would pass for a good one.
     h = tf.maximum(p.h, _smallest_step(p.t))
     # Stretched by up to 1 %, so that rounding leaves no sliver to step over (HNW's DOPRI5).
-    last = tf.constant(1.01, h.dtype) * h >= remaining
+    cut = tf.constant(1.01, h.dtype) * h >= remaining
     if settings.max_step_size is not None:
-        last &= remaining <= settings.max_step_size
-    t_next = tf.where(last, t1, p.t + direction * h)
-    h = tf.where(last, remaining, h)
+        cut &= remaining <= settings.max_step_size
+    t_next = tf.where(cut, end, p.t + direction * h)
+    h = tf.where(cut, remaining, h)
 
     f, y, k0, settle = begin_attempt(f, p.y, p.k0)
     taken = method.step(f, p.t, t_next, y, k0)
@@ -162,7 +170,7 @@ def _attempt(method, settings, f, t0, t1, direction, recorders, p: _Progress) ->
     error = tf.stop_gradient(error)
     accepted = error <= 1  # false for NaN
     settle(accepted)
-    next_h, status = _judge(settings, t0, t1, p, h, last, error, accepted)
+    next_h, status = _judge(settings, t0, t1, p, h, cut, error, accepted)
     next_h, t_next = tf.stop_gradient(next_h), tf.stop_gradient(t_next)
 
     dense: State = []
@@ -192,12 +200,12 @@ def _attempt(method, settings, f, t0, t1, direction, recorders, p: _Progress) ->
     )
 
 
-def _judge(settings, t0, t1, p: _Progress, h, last, error, accepted):
+def _judge(settings, t0, t1, p: _Progress, h, cut, error, accepted):
     """Size of the next step, and the status: a failure where that size is hopeless."""
     control = settings.controller
     grown = h * control.factor_after_accepted(error, p.previous_error, p.after_rejection)
-    # Clipping at the end says nothing of the error, so it must not shorten a warm start.
-    grown = tf.where(last, tf.maximum(grown, p.h), grown)
+    # A cut says nothing of the error, so it must not shorten the next step, nor a warm start.
+    grown = tf.where(cut, tf.maximum(grown, p.h), grown)
     if settings.max_step_size is not None:
         grown = tf.minimum(grown, settings.max_step_size)
     next_h = tf.where(accepted, grown, h * control.factor_after_rejected(error))

@@ -13,7 +13,7 @@ from tf_neuralode.solvers import adaptive, checks
 from tf_neuralode.solvers.error_norm import ErrorNorm, whole
 from tf_neuralode.solvers.integration import Integration
 from tf_neuralode.solvers.recording import Recorder
-from tf_neuralode.solvers.runge_kutta import OdeFn, State
+from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State
 from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.solvers.step_size import StepSizeController, Tolerances
 
@@ -117,6 +117,7 @@ class AdaptiveRungeKutta(RungeKutta):
         recorders: Sequence[Recorder] = (),
         pack: Callable[[State], Any] = list,
         previous_step_size: tf.Tensor | None = None,
+        limit: Limit | None = None,
     ) -> Integration:
         """As in `RungeKutta`, by the adaptive loop."""
         if previous_step_size is None:
@@ -135,6 +136,7 @@ class AdaptiveRungeKutta(RungeKutta):
             first_step_size=_as_time("first_step_size", self._first_step_size, t0.dtype),
             max_step_size=_as_time("max_step_size", self._max_step_size, t0.dtype),
             max_num_steps=self._max_num_steps,
+            limit=limit,
         )
         return adaptive.integrate(
             self.method,

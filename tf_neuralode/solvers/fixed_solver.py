@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from tf_neuralode.solvers import checks, fixed
 from tf_neuralode.solvers.integration import Integration
 from tf_neuralode.solvers.recording import Recorder
-from tf_neuralode.solvers.runge_kutta import OdeFn, State
+from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State
 from tf_neuralode.solvers.solver import RungeKutta
 
 
@@ -63,9 +63,10 @@ class FixedStepRungeKutta(RungeKutta):
         recorders: Sequence[Recorder] = (),
         pack: Callable[[State], Any] = list,
         previous_step_size: tf.Tensor | None = None,
+        limit: Limit | None = None,
     ) -> Integration:
-        """As in `RungeKutta`, by the loop of equal steps."""
-        del pack
+        """As in `RungeKutta`, by the loop of equal steps, whose length no `limit` changes."""
+        del pack, limit
         if previous_step_size is None:
             previous_step_size = self._start_step_size
         num_steps = tf.constant(self._num_steps)

@@ -9,6 +9,9 @@ import tensorflow as tf
 
 State = list[tf.Tensor]
 OdeFn = Callable[[tf.Tensor, State], State]
+# The time beyond which a step that starts at the time given must not go, which is behind that one
+# in the direction of the integration. A step that gets near ends there exactly.
+Limit = Callable[[tf.Tensor], tf.Tensor]
 
 
 class PerAttempt:

@@ -22,7 +22,7 @@ from tf_neuralode.solvers.integration import Integration
 from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.output_times import output_recorder
 from tf_neuralode.solvers.recording import AcceptedSteps, Recorder, StepHistory
-from tf_neuralode.solvers.runge_kutta import OdeFn, State
+from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State
 from tf_neuralode.solvers.tableau import ButcherTableau
 from tf_neuralode.times import checked
 
@@ -125,6 +125,7 @@ class RungeKutta(tfp.math.ode.Solver):
         recorders: Sequence[Recorder] = (),
         pack: Callable[[State], Any] = list,
         previous_step_size: tf.Tensor | None = None,
+        limit: Limit | None = None,
     ) -> Integration:
         """Integrates on flat lists; not differentiable. `pack` gives the state's structure."""
         raise NotImplementedError
