@@ -116,16 +116,23 @@ def test_server_refuses_a_bad_request_and_goes_on(served, body, message):
 # As a TF Lite model
 
 
-def convert(model, path, select_tf_ops=False):
+def convert(model, path, select_tf_ops=False, **settings):
     """The TF Lite model, made from an export."""
+    return make_converter(model, path, select_tf_ops, **settings).convert()
+
+
+def make_converter(model, path, select_tf_ops=False, supported_types=(), **settings):
     model.export(path, verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(path))
+    converter.target_spec.supported_types = list(supported_types)
+    for name, value in settings.items():
+        setattr(converter, name, value)
     if select_tf_ops:
         converter.target_spec.supported_ops = [
             tf.lite.OpsSet.TFLITE_BUILTINS,
             tf.lite.OpsSet.SELECT_TF_OPS,
         ]
-    return converter.convert()
+    return converter
 
 
 def interpret(content, x):
@@ -156,6 +163,57 @@ def test_tf_lite_gives_the_final_state_for_any_batch_size(options, select_tf_ops
     for size in (12, 3):
         x, _ = make_data(size)
         np.testing.assert_allclose(interpret(content, x), predict(model, x), **CLOSE)
+
+
+# Large enough for the converter to quantize its weights.
+WIDE = 512
+
+
+def wide_model(**options):
+    field = keras.Sequential([keras.layers.Dense(WIDE, activation="tanh"), keras.layers.Dense(3)])
+    return small_model(field, **options)
+
+
+def samples():
+    x, _ = make_data(12)
+    yield [x]
+
+
+QUANTIZED = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+INTEGER = {**QUANTIZED, "representative_dataset": samples}
+# What a solver computes with; the matrix products and convolutions of the field are not among them.
+SOLVER_OPS = (
+    "ABS ADD DIV GATHER MAXIMUM MINIMUM MUL PACK REDUCE_MAX RESHAPE SELECT SELECT_V2 SQRT "
+    "STRIDED_SLICE SUB SUM TANH UNPACK"
+).split()
+
+
+def relative_error(model, content):
+    x, _ = make_data(12)
+    expected = predict(model, x)
+    return np.max(np.abs(interpret(content, x) - expected)) / np.max(np.abs(expected))
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dormand_prince"])
+def test_tf_lite_keeps_a_solve_right_with_quantized_weights(solver, tmp_path):
+    model = wide_model(solver=solver)
+    dynamic = convert(model, tmp_path / "model", **QUANTIZED)
+    float16 = convert(model, tmp_path / "model", **QUANTIZED, supported_types=[tf.float16])
+    # Weights of 8 bits, and of 11, in a network of three layers.
+    assert relative_error(model, dynamic) < 3 * 2**-7
+    assert relative_error(model, float16) < 3 * 2**-10
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tf_lite_in_integers_is_right_only_with_the_solver_in_floats(tmp_path):
+    model = wide_model(solver="rk4")
+    assert relative_error(model, convert(model, tmp_path / "model", **INTEGER)) > 0.05
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=make_converter(model, tmp_path / "model", **INTEGER),
+        debug_dataset=samples,
+        debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=SOLVER_OPS),
+    )
+    assert relative_error(model, debugger.get_nondebug_quantized_model()) < 0.02
 
 
 def test_tf_lite_gives_nan_where_a_solve_fails(tmp_path):
