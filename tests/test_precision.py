@@ -1,13 +1,16 @@
 """Dtype policies: low precision for the dynamics, at least float32 for state and time."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from modes import in_mode
 
 import mnist
 from digits import load_digits
-from tf_neuralode import NeuralODE
+from tf_neuralode import NeuralODE, odeint, solvers
 
 POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
 HELD_IN = {"mixed_float16": "float32", "mixed_bfloat16": "float32", "float64": "float64"}
@@ -160,3 +163,105 @@ def test_a_float64_field_behind_a_float64_input_meets_a_tight_tolerance():
     layer(np.ones((1, 2)), training=False)
     # With the state rounded to float32 it failed after 6,002.
     assert layer._nfe.result() < 500
+
+
+# Half a spacing of the numbers above 1, as a share of a step's change, in a solution of size 1.
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+TOO_FINE = pytest.warns(UserWarning, match=r"computes in b?float16 .*Received: rtol=1e-05")
+
+
+def too_fine(dtype, tolerance):
+    """The warning that is due, if one is."""
+    return TOO_FINE if dtype != "float32" and tolerance < 1e-4 else contextlib.nullcontext()
+
+
+def solve_layer(dtype, tolerance, mode="eager"):
+    """Evaluations, and the largest error, of 32 samples in a network."""
+    keras.utils.set_random_seed(0)
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+    dense = [keras.layers.Dense(16, "tanh", dtype=policy), keras.layers.Dense(8, dtype=policy)]
+    solver = solvers.DormandPrince(tolerance, tolerance)
+    layer = NeuralODE(keras.Sequential(dense), solver=solver, track_stats=True)
+    y0 = tf.constant(np.random.default_rng(0).normal(size=[32, 8]), tf.float32)
+    with too_fine(dtype, tolerance):
+        layer.build(y0.shape)
+    end = in_mode(lambda y0: layer(y0, training=True), mode)(y0)
+    weights = [tf.cast(w.value, tf.float64) for w in layer.trainable_weights]
+
+    def f(t, y):
+        return tf.tanh(y @ weights[0] + weights[1]) @ weights[2] + weights[3]
+
+    exact = odeint(f, tf.cast(y0, tf.float64), [0.0, 1.0], rtol=1e-9, atol=1e-9).states[-1]
+    return float(layer.metrics[0].result()), np.max(np.abs(end.numpy() - exact.numpy()))
+
+
+def solve_odeint(dtype, tolerance, mode="eager"):
+    """The same of a rotation by one radian."""
+    f = lambda t, y: tf.stack([-y[1], y[0]])
+    run = lambda y0: odeint(f, y0, [0.0, 1.0], rtol=tolerance, atol=tolerance)[1:3]
+    with too_fine(dtype, tolerance):
+        states, diagnostics = in_mode(run, mode)(tf.constant([1.0, 0.0], dtype))
+    error = np.abs(tf.cast(states[-1], tf.float64) - [np.cos(1), np.sin(1)])
+    return float(diagnostics.num_ode_fn_evaluations), np.max(error)
+
+
+@pytest.mark.parametrize("solve", [solve_layer, solve_odeint])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_field_in_16_bits_takes_the_steps_of_float32(dtype, solve):
+    for tolerance in (1e-3, 1e-5):
+        evaluations, error = solve(dtype, tolerance)
+        of_float32, error_of_float32 = solve("float32", tolerance)
+        # A step more at most, where there are few.
+        assert evaluations <= max(1.5 * of_float32, of_float32 + 6)
+        # Rounding of a few operations, over a time that is about 1 in units of the field's rates.
+        assert error <= 10 * tolerance + 8 * UNIT_ROUNDOFF[dtype]
+        assert error_of_float32 <= 10 * tolerance
+
+
+def test_a_field_in_16_bits_takes_few_steps_under_xla_and_backwards():
+    few, _ = solve_layer("float32", 1e-5)
+    assert solve_layer("bfloat16", 1e-5, "xla")[0] <= 1.5 * few
+
+    def backward_evaluations(dtype):
+        counter = tf.Variable(0.0)
+        y0 = tf.constant([1.0, 0.0], dtype)
+        with too_fine(dtype, 1e-5), tf.GradientTape() as tape:
+            tape.watch(y0)
+            f = lambda t, y: tf.stack([-y[1], y[0]])
+            settings = {"rtol": 1e-5, "atol": 1e-5, "backward_counter": counter}
+            loss = tf.reduce_sum(odeint(f, y0, [0.0, 1.0], **settings).states[-1])
+        return float(tape.gradient(loss, counter))
+
+    assert backward_evaluations("bfloat16") <= 1.5 * backward_evaluations("float32")
+
+
+def test_a_layer_in_float32_behind_others_in_16_bits_hides_nothing():
+    def build(dtype):
+        layers = [keras.layers.Dense(8, "tanh", dtype=dtype), keras.layers.Dense(8)]
+        NeuralODE(keras.Sequential(layers), rtol=1e-5).build((None, 8))
+
+    build("float32")
+    with TOO_FINE:
+        build("mixed_float16")
+
+
+def test_tf32_counts_where_a_gpu_has_it(monkeypatch):
+    def build():
+        NeuralODE(keras.layers.Dense(8), rtol=1e-5).build((None, 8))
+
+    def gpus(capability):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+        details = lambda gpu: {"compute_capability": capability}
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
+
+    build()
+    gpus((7, 5))
+    build()
+    gpus((8, 0))
+    with pytest.warns(UserWarning, match="computes in TF32.*enable_tensor_float_32_execution"):
+        build()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        build()
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(True)

@@ -20,6 +20,7 @@ from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
 from tf_neuralode.probe import probe_writes
 from tf_neuralode.read_only import ReadOnly
+from tf_neuralode.solvers import precision
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
@@ -40,7 +41,8 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
     `NeuralODE.from_config({**layer.get_config(), "dynamics": layer.dynamics, ...})`.
 
     Args:
-      dynamics: Keras layer or model whose output has the shape of its state input.
+      dynamics: Keras layer or model whose output has the shape of its state input. It may compute
+        in fewer bits, under a mixed policy; tolerances too fine for those are a warning at build.
       t_span: Initial and final time, in units of time; may run backwards (t1 < t0). Numbers:
         variables and tensors go into the call, as `times`.
       solver: Name (`solvers.names()`), one of `tf_neuralode.solvers`, or any
@@ -209,6 +211,10 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         self._writes = probe_writes(
             self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
         )
+        # A field with fewer bits than the state: its rounding bounds the tolerance from below.
+        self._field = precision.of_layer(self.dynamics)
+        if isinstance(self.solver, RungeKutta):
+            self.solver.for_field(self._field, held_in=self.compute_dtype)
         self.built = True
 
     def call(
@@ -278,6 +284,9 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         y0_mask: tf.Tensor | None,
         training: bool,
     ) -> BatchSolution:
+        solver = self.solver
+        if isinstance(solver, RungeKutta):
+            solver = solver.for_field(self._field)
         return solve_batch(
             self._bound_dynamics(training),
             y0,
@@ -286,7 +295,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
             constants,
             noise,
             y0_mask,
-            solver=self.solver,
+            solver=solver,
             gradient=self.gradient,
             backward_counter=counter,
             training=training,

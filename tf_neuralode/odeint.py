@@ -41,7 +41,8 @@ def odeint(
         the slope, like `y0`. It must be deterministic. Gradients are had for `y0`, `params` and
         `tf.Variable`s that f reads; not for tensors that f closes over: pass those as `params`.
       y0: State at `t[0]`: a float or complex tensor of any shape, or a nest of them. Solved in at
-        least float32. Complex states can't be differentiated.
+        least float32; a tolerance that the dtype of y0, and so of f, can't resolve is a warning,
+        and shortens no steps. Complex states can't be differentiated.
       t: `(num_times,)`, output times, at least two, strictly increasing or strictly decreasing; the
         first is the initial time. If a floating-point tensor, it has gradients: those of the exact
         solution. It may have a higher precision than the state, or be integer: the solve runs in
@@ -94,6 +95,7 @@ def _solve(
     flat = FlatState(y0)
     if isinstance(solver, solvers.RungeKutta):
         check_batch_ndims(solver.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
+        solver = solver.for_field(flat.field_precision, held_in=flat.time_dtype.name)
     times, clock, valid = output_times(t, flat.time_dtype)
     param_leaves, flat_f = _flatten_params(f, params, flat)
     y0_leaves = flat.leaves

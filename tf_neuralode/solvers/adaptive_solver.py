@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tf_neuralode.solvers import adaptive, checks
 from tf_neuralode.solvers.error_norm import ErrorNorm, whole
 from tf_neuralode.solvers.integration import Integration
+from tf_neuralode.solvers.precision import EPSILON, FieldPrecision, warn_of_tolerance
 from tf_neuralode.solvers.recording import Recorder
 from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State
 from tf_neuralode.solvers.solver import RungeKutta
@@ -87,6 +88,7 @@ class AdaptiveRungeKutta(RungeKutta):
         # Set on copies only: what one solve, or a part of the package, knows of the state.
         self._counted_parts: Callable[[Any], list[Any]] = whole
         self._among: tf.Tensor | None = None
+        self._field_epsilon = 0.0
 
     @property
     def max_num_steps(self) -> int:
@@ -103,6 +105,12 @@ class AdaptiveRungeKutta(RungeKutta):
         # A tolerance for each component has no counterpart among the parameters.
         rtol, atol = _smallest(self._rtol), _smallest(self._atol)
         return self.copy(counted_parts=parts, rtol=rtol, atol=atol)
+
+    def for_field(self, field: FieldPrecision, held_in: str | None = None) -> AdaptiveRungeKutta:
+        """As in `RungeKutta`: errors below the field's rounding are none."""
+        if held_in is not None:
+            warn_of_tolerance(field, self._rtol, self._atol, held_in)
+        return self.copy(field_epsilon=max(field.epsilon, self._field_epsilon))
 
     def error_norm(self, pack: Callable[[State], Any] = list) -> ErrorNorm:
         """The norm of a state's error; `pack` gives the state its structure."""
@@ -123,6 +131,9 @@ class AdaptiveRungeKutta(RungeKutta):
         if previous_step_size is None:
             previous_step_size = self._start_step_size
         error_order = self.method.error_order
+        tolerances = Tolerances.broadcast(self._rtol, self._atol, y0, pack, t0.dtype)
+        if self._field_epsilon > EPSILON[t0.dtype.name]:
+            tolerances = tolerances._replace(field_epsilon=self._field_epsilon)
         settings = adaptive.AdaptiveSettings(
             controller=StepSizeController(
                 error_order=error_order,
@@ -131,7 +142,7 @@ class AdaptiveRungeKutta(RungeKutta):
                 max_step_size_factor=self._max_step_size_factor,
                 beta=0.2 / (error_order + 1) if self.beta is None else self.beta,
             ),
-            tolerances=Tolerances.broadcast(self._rtol, self._atol, y0, pack, t0.dtype),
+            tolerances=tolerances,
             norm=self.error_norm(pack),
             first_step_size=_as_time("first_step_size", self._first_step_size, t0.dtype),
             max_step_size=_as_time("max_step_size", self._max_step_size, t0.dtype),

@@ -83,8 +83,8 @@ def attempted_steps(
             "Argument solver must be one of tf_neuralode.solvers: others don't report rejected "
             f"steps. Received: solver={solver!r}"
         )
-    solver = solver.for_samples(batch_ndims)
     flat = FlatState(y0)
+    solver = solver.for_samples(batch_ndims).for_field(flat.field_precision)
     first, last = (np.float64(float(t)) for t in t_span)
     clock, flat_f = Clock(first, flat.time_dtype, last), flat.flat_fn(f)
     recorder = _Attempts(solver.max_num_steps)

@@ -65,6 +65,19 @@ class ErrorNorm:
         norms = tf.where(tf.math.is_nan(norms), infinity, norms)
         return tf.maximum(tf.reduce_max(norms), tf.zeros([], norms.dtype))
 
+    def size_of_samples(self, y: State) -> State:
+        """In the place of each entry the RMS over its sample's entries in the same leaf."""
+
+        def one(x: tf.Tensor) -> tf.Tensor:
+            squares = tf.square(tf.abs(x))
+            axes = list(range(self.batch_ndims, x.shape.rank))
+            size = tf.sqrt(tf.reduce_mean(squares, axis=axes, keepdims=True))
+            return tf.broadcast_to(size, tf.shape(x))
+
+        sizes = [one(x) for x in tf.nest.flatten(self.pack(y))]
+        # Under XLA a state is held as vectors, see `flat_state`.
+        return [tf.reshape(size, tf.shape(x)) for size, x in zip(sizes, y, strict=True)]
+
     def _counted(self, scaled: State) -> State:
         return tf.nest.flatten(self.parts(self.pack(scaled)))
 

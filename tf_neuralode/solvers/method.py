@@ -72,8 +72,11 @@ class Method:
         def scaled_norm(weights):
             # h goes inside the norm: the square of a large slope can be more than the dtype holds.
             error = [scale(h, x) for x in weighted_sum(weights, taken.k)]
-            return norm.of_samples(tolerances.scaled(error, y, taken.y1))
+            return norm.of_samples(tolerances.scaled(error, y, taken.y1, noise))
 
+        noise = tolerances.noise(taken.k[0], norm)
+        if noise is not None:
+            noise = [tf.abs(scale(h, x)) for x in noise]
         high = scaled_norm(self.tableau.b_err)
         if self.b_err_low is None:
             return norm.largest(high)

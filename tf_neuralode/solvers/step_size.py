@@ -73,11 +73,15 @@ def _leaves(name: str, value, y: State, structure) -> State:
 
 
 class Tolerances(NamedTuple):
-    """`rtol` and `atol`, each a list with a tensor for each leaf of the state."""
+    """`rtol` and `atol`, each a list with a tensor for each leaf of the state.
+
+    `field_epsilon` is that of a field with fewer bits than its state, see `precision`, or 0.
+    """
 
     rtol: State
     atol: State
     dtype: tf.DType
+    field_epsilon: float = 0.0
 
     @classmethod
     def broadcast(cls, rtol, atol, y: State, pack, dtype: tf.DType) -> Tolerances:
@@ -89,16 +93,33 @@ class Tolerances(NamedTuple):
         structure = pack(y)
         return cls(_leaves("rtol", rtol, y, structure), _leaves("atol", atol, y, structure), dtype)
 
-    def scaled(self, values: State, y: State, y1: State | None = None) -> State:
-        """`|values| / (atol + rtol max(|y|, |y1|))`, real, in the time's dtype."""
+    def scaled(
+        self, values: State, y: State, y1: State | None = None, noise: State | None = None
+    ) -> State:
+        """`|values| / (atol + rtol max(|y|, |y1|) + noise)`, real, in the time's dtype."""
         result = []
         for i, value in enumerate(values):
             size = tf.abs(y[i])
             if y1 is not None:
                 size = tf.maximum(size, tf.abs(y1[i]))
-            ratio = tf.abs(value) / (self.atol[i] + self.rtol[i] * size)
+            scale = self.atol[i] + self.rtol[i] * size
+            if noise is not None:
+                scale += noise[i]
+            ratio = tf.abs(value) / scale
             result.append(tf.cast(ratio, self.dtype))
         return result
+
+    def noise(self, slope: State, norm: ErrorNorm) -> State | None:
+        """What rounding in the field makes of a slope, real; `None` if it has full precision.
+
+        Of each entry alike, as the products of a network's last layer are all rounded at their
+        common size.
+        """
+        if not self.field_epsilon:
+            return None
+        sizes = norm.size_of_samples(slope)
+        # Rounding is off by half a spacing at most.
+        return [tf.constant(self.field_epsilon / 2, x.dtype) * x for x in sizes]
 
 
 class StepSizeController(NamedTuple):
@@ -172,13 +193,20 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm):
     slope = tf.where(flat, tf.ones_like(d1), d1)
     # Samples that are zero, or rest, say nothing of a trial step.
     known = ~flat & (d0 >= constant(1e-5))
-    h0 = tf.reduce_min(tf.where(known, constant(0.01) * d0 / slope, constant(math.inf)))
+    # The change of the slope over h0 is to stand out from the field's rounding.
+    part = constant(max(0.01, math.sqrt(tolerances.field_epsilon)))
+    h0 = tf.reduce_min(tf.where(known, part * d0 / slope, constant(math.inf)))
     h0 = tf.minimum(tf.where(tf.math.is_inf(h0), constant(1e-6), h0), largest)
     # A constant, so that a v1 graph finds no way through it to the variables that f reads.
     h0 = tf.stop_gradient(h0)
     k1 = f(t0 + direction * h0, advanced(y0, direction * h0, [1.0], [k0]))
     change = [b - a for a, b in zip(k0, k1, strict=True)]
-    rate = _without_overflow(norm, tolerances.scaled(change, y0)) / slope / h0
+    d_change = _without_overflow(norm, tolerances.scaled(change, y0))
+    noise = tolerances.noise(k0, norm)
+    if noise is not None:
+        seen = d_change - _without_overflow(norm, tolerances.scaled(noise, y0))
+        d_change = tf.maximum(seen, tf.zeros_like(seen))
+    rate = d_change / slope / h0
     q = error_order
     h1 = (constant(math.factorial(q + 1)) * rate / slope) ** constant(1 / (q + 1)) / rate
     # Where the slope doesn't change, y does: at most by its own size.

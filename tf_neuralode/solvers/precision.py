@@ -1,0 +1,71 @@
+"""How finely a field is resolved that computes in fewer bits than its state is held in.
+
+Its rounding makes the error estimate noisy by about epsilon |h k|, however short the step: a
+tolerance below that would shorten the steps without end and gain no digit.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Spacing of the numbers above 1.
+EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+_TF32 = 2.0**-10
+
+
+class FieldPrecision(NamedTuple):
+    """The coarsest arithmetic of a field: what it is called, and its spacing of numbers above 1."""
+
+    name: str = "float64"
+    epsilon: float = 0.0
+
+
+def of_dtypes(names: Iterable[str]) -> FieldPrecision:
+    """That of the coarsest of the dtypes."""
+    known = [FieldPrecision(name, EPSILON[name]) for name in names if name in EPSILON]
+    return max(known, key=lambda precision: precision.epsilon, default=FieldPrecision())
+
+
+def of_layer(layer: keras.layers.Layer) -> FieldPrecision:
+    """That of a layer, once it is built, and of all layers in it."""
+    found = of_dtypes(one.compute_dtype for one in layer._flatten_layers())
+    multiplies = any(len(weight.shape) > 1 for weight in layer.weights)
+    if found.name == "float32" and multiplies and _uses_tf32():
+        return FieldPrecision("TF32", _TF32)
+    return found
+
+
+def _uses_tf32() -> bool:
+    """Whether products of float32 matrices are rounded to TF32: on newer GPUs, if allowed."""
+    if not tf.config.experimental.tensor_float_32_execution_enabled():
+        return False
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return any(one.get("compute_capability", (0, 0)) >= (8, 0) for one in details)
+
+
+def warn_of_tolerance(field: FieldPrecision, rtol: Any, atol: Any, held_in: str) -> None:
+    """Warns if both tolerances are finer than the field's precision; says it once."""
+    if field.epsilon <= EPSILON[held_in] or any(
+        tf.is_tensor(leaf) and not hasattr(leaf, "numpy") for leaf in tf.nest.flatten((rtol, atol))
+    ):
+        return
+    loosest = [max(float(np.max(x)) for x in tf.nest.flatten(one)) for one in (rtol, atol)]
+    # Over a solution that changes by its own size the rounding leaves about this.
+    resolved = field.epsilon / 8
+    if max(loosest) >= resolved:
+        return
+    advice = "float32 or float64"
+    if field.name == "TF32":
+        advice = "tf.config.experimental.enable_tensor_float_32_execution(False)"
+    warnings.warn(
+        f"The dynamics computes in {field.name} (epsilon {field.epsilon:.1e}), too coarse for the "
+        f"tolerances: its errors will be about {resolved:.0e} or more, and the steps no shorter. "
+        f"Take a larger rtol, or {advice}. Received: rtol={loosest[0]:g}, atol={loosest[1]:g}",
+        stacklevel=2,
+    )
