@@ -50,7 +50,7 @@ def mode_name(xla):
 
 def ours_setting(gradient, xla, **options):
     words = [
-        key if value is True else str(value)
+        key if value is True else f"{value} norm" if key == "norm" else str(value)
         for key, value in options.items()
         if key != "max_num_steps"  # a column of its own where it varies
     ]
@@ -65,6 +65,8 @@ def ours():
         rows += [ours_setting(gradient, xla) for gradient in gradients]
         for gradient in ("tape", "tape_kept"):
             rows += [ours_setting(gradient, xla, solver=solver) for solver in OTHER_SOLVERS]
+        # The norm of the peers; the others take ours, "max".
+        rows += [ours_setting(g, xla, norm="mean") for g in ("adjoint", "tape", "tape_kept")]
         # A layer that compiles itself can't keep activations.
         rows += [ours_setting("adjoint", xla, api="layer")]
         rows += [ours_setting("tape" if xla else "tape_kept", xla, api="layer")]

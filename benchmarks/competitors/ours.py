@@ -18,9 +18,10 @@ SOLVERS = {
 }
 
 
-def build(workload, gradient, xla, solver="dormand_prince", api="odeint", **options):
+def build(workload, gradient, xla, solver="dormand_prince", api="odeint", norm="max", **options):
+    """With `norm="mean"` the error is the mean over the batch, as that of the peers."""
     max_num_steps = options.pop("max_num_steps", workload.max_num_steps)
-    solver = SOLVERS[solver](workload.rtol, workload.atol, max_num_steps=max_num_steps)
+    solver = SOLVERS[solver](workload.rtol, workload.atol, max_num_steps=max_num_steps, norm=norm)
     if gradient == "tape_kept":
         gradient = gradients.Tape(checkpoint=False)
     make = {"odeint": Odeint, "layer": Layer}[api]
@@ -40,9 +41,8 @@ class Odeint(tensorflow_field.Competitor):
     def forward(self, y0, weights):
         # All rows: to leave the first out is a copy of the others, which is none of odeint's work.
         f = lambda t, y, weights: self.field(y, weights)
-        results = odeint(
-            f, y0, self.workload.times, weights, solver=self._solver, gradient=self._gradient
-        )
+        settings = {"solver": self._solver, "gradient": self._gradient, "batch_ndims": 1}
+        results = odeint(f, y0, self.workload.times, weights, **settings)
         return results.states
 
 
