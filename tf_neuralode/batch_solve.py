@@ -17,6 +17,7 @@ from tf_neuralode.sample_times import solve_at_sample_times
 from tf_neuralode.samples import FiniteSamples
 from tf_neuralode.solvers import AdaptiveRungeKutta, Diagnostics
 from tf_neuralode.solvers import status as status_codes
+from tf_neuralode.solvers.solver import RungeKutta
 
 
 class BatchSolution(NamedTuple):
@@ -73,6 +74,8 @@ def solve_batch(
     dynamics = dynamics.with_mask(samples.state_mask)
     clock = times.clock(y0.dtype)
     f = lambda t, y, params: dynamics(clock.time(t), y, params, constants)
+    if isinstance(solver, RungeKutta) and not dynamics.time_dependent:
+        solver = solver.for_autonomous_fields()
     start = samples.y
     if training and regularizers:
         f = with_cost(f, regularizers, noise, direction)

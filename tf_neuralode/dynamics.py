@@ -48,7 +48,7 @@ class Dynamics:
 
     Args:
       layer: Keras layer or model, built.
-      time_dependent: Whether it is called on `[t, y]`, with t of shape `(batch, 1)`.
+      time_dependent: Whether it is called on `[t, y]`, with t of shape `(batch, 1)`; an attribute.
       training: Passed to the layer.
       writes: Whether a call may write variables, see `probe_writes`.
       mask: Of the state, boolean, with its first axes: handed to the layer as Keras does, beside
@@ -67,14 +67,14 @@ class Dynamics:
         mask: tf.Tensor | None = None,
     ):
         self._layer = layer
-        self._time_dependent = time_dependent
+        self.time_dependent = time_dependent
         self._training = training
         self._writes = writes
         self._mask = mask
 
     def with_mask(self, mask: tf.Tensor | None) -> Dynamics:
         """The same field on states with a mask."""
-        return Dynamics(self._layer, self._time_dependent, self._training, self._writes, mask)
+        return Dynamics(self._layer, self.time_dependent, self._training, self._writes, mask)
 
     @property
     def params(self) -> list[keras.Variable]:
@@ -108,7 +108,7 @@ class Dynamics:
             *zip(self.constants, constants, strict=True),
         ]
         inputs = y = _with_mask(y, self._mask)
-        if self._time_dependent:
+        if self.time_dependent:
             t = tf.broadcast_to(tf.reshape(t, [-1, 1]), [tf.shape(y)[0], 1])
             inputs = [tf.cast(t, y.dtype), y]
         # In a StatelessScope the layer's own __call__ casts as it does everywhere else.

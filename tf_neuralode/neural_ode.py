@@ -121,6 +121,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         "gradient",
         "rtol",
         "atol",
+        "norm",
         "t_eval",
         "return_sequences",
         "time_dependent",

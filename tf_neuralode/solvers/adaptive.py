@@ -15,7 +15,12 @@ from tf_neuralode.solvers.integration import Integration, finish
 from tf_neuralode.solvers.method import Method
 from tf_neuralode.solvers.recording import Recorder, Step
 from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State, begin_attempt
-from tf_neuralode.solvers.step_size import StepSizeController, Tolerances, first_step_size
+from tf_neuralode.solvers.step_size import (
+    StepSizeController,
+    Tolerances,
+    first_step_size,
+    limit_blind_growth,
+)
 
 
 class AdaptiveSettings(NamedTuple):
@@ -31,6 +36,7 @@ class AdaptiveSettings(NamedTuple):
     max_step_size: tf.Tensor | None
     max_num_steps: int
     limit: Limit | None = None
+    autonomous: bool = False
 
 
 class _Progress(NamedTuple):
@@ -134,6 +140,7 @@ def _first_step(method, settings, f, t0, t1, y0, k0, direction, previous_step_si
             method.error_order,
             settings.tolerances,
             settings.norm,
+            None if settings.autonomous else span,
         )
         return h, tf.constant(2)
 
@@ -204,6 +211,8 @@ def _judge(settings, t0, t1, p: _Progress, h, cut, error, accepted):
     """Size of the next step, and the status: a failure where that size is hopeless."""
     control = settings.controller
     grown = h * control.factor_after_accepted(error, p.previous_error, p.after_rejection)
+    if not settings.autonomous:
+        grown = limit_blind_growth(grown, h, error, tf.abs(t1 - t0))
     # A cut says nothing of the error, so it must not shorten the next step, nor a warm start.
     grown = tf.where(cut, tf.maximum(grown, p.h), grown)
     if settings.max_step_size is not None:

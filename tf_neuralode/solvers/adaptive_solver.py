@@ -148,6 +148,7 @@ class AdaptiveRungeKutta(RungeKutta):
             max_step_size=_as_time("max_step_size", self._max_step_size, t0.dtype),
             max_num_steps=self._max_num_steps,
             limit=limit,
+            autonomous=self._autonomous,
         )
         return adaptive.integrate(
             self.method,

@@ -79,6 +79,7 @@ class RungeKutta(tfp.math.ode.Solver):
         self._first_slope: State | None = None
         self._start_step_size: tf.Tensor | None = None
         self._batch_ndims: int | None = None
+        self._autonomous = False
         self._finish_states = lambda states, diagnostics: states
         given = make_adjoint_solver_fn
         super().__init__(
@@ -167,6 +168,14 @@ class RungeKutta(tfp.math.ode.Solver):
         for "choose one"); of equal steps of that size as many are taken as the part needs.
         """
         return self.copy(start_step_size=step_size)
+
+    def for_autonomous_fields(self) -> RungeKutta:
+        """The same solver, told that the fields that it solves don't depend on time.
+
+        Of others an adaptive solver expects that they can change where nothing announces it, and
+        begins with shorter steps where the slope is 0.
+        """
+        return self.copy(autonomous=True)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
