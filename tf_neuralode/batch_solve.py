@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_neuralode.call_times import CallTimes
 from tf_neuralode.dynamics import Dynamics
+from tf_neuralode.gradients.captures import as_constant, captures_of
 from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.odeint import odeint
 from tf_neuralode.regularizers import Regularizer, with_cost
@@ -72,6 +73,7 @@ def solve_batch(
     """
     samples = FiniteSamples(y0, times.in_order, mask)
     dynamics = dynamics.with_mask(samples.state_mask)
+    constants = [as_constant(x) for x in constants]
     clock = times.clock(y0.dtype)
     f = lambda t, y, params: dynamics(clock.time(t), y, params, constants)
     if isinstance(solver, RungeKutta) and not dynamics.time_dependent:
@@ -149,7 +151,9 @@ def solve_at_shared_times(f, y0: Any, knots: tf.Tensor, params, **options) -> Re
 
     leaves = tf.nest.flatten(y0)
     # The row gets its derivative with respect to the time, as the others have.
-    _, with_time = attach_times(flat_f, knots[1:2], leaves, params)
+    captures = captures_of(flat_f, knots[1], leaves, params)
+    twice = options["gradient"].keeps_activations
+    _, with_time = attach_times(flat_f, captures, knots[1:2], leaves, params, twice)
     initial = tf.nest.pack_sequence_as(y0, with_time([y[tf.newaxis] for y in leaves]))
 
     def one(rows, initial):

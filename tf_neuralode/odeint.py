@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode import gradients, solvers
+from tf_neuralode.gradients.captures import captures_of
 from tf_neuralode.gradients.gradient import Problem
 from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.results import DenseSolution, Results
@@ -38,16 +39,18 @@ def odeint(
 
     Args:
       f: Function of a scalar time, a state like `y0` and, if `params` is given, `params`; returns
-        the slope, like `y0`. It must be deterministic. Gradients are had for `y0`, `params` and
-        `tf.Variable`s that f reads; not for tensors that f closes over: pass those as `params`.
+        the slope, like `y0`. It must be deterministic. Gradients are had for `y0`, `params`, and
+        for the `tf.Variable`s and tensors that f closes over: f is traced once a solve to find
+        them. Eagerly, if it can't be traced, a gradient that would get lost is a `ValueError`.
       y0: State at `t[0]`: a float or complex tensor of any shape, or a nest of them. Solved in at
         least float32; a tolerance that the dtype of y0, and so of f, can't resolve is a warning,
         and shortens no steps. Complex states can't be differentiated.
       t: `(num_times,)`, output times, at least two, strictly increasing or strictly decreasing; the
         first is the initial time. If a floating-point tensor, it has gradients: those of the exact
-        solution. It may have a higher precision than the state, or be integer: the solve runs in
-        `t - t[0]`, which is subtracted in t's own precision (float64 for Python's numbers), and f
-        gets the time as near as the state's dtype allows.
+        solution; second ones, too, with `gradients.Tape(checkpoint=False)`. It may have a higher
+        precision than the state, or be integer: the solve runs in `t - t[0]`, which is subtracted
+        in t's own precision (float64 for Python's numbers), and f gets the time as near as the
+        state's dtype allows.
       params: Nest of tensors, or `None`. Real floating-point ones have gradients.
       solver: Name (`solvers.names()`) or any `tfp.math.ode.Solver`.
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
@@ -101,10 +104,15 @@ def _solve(
     y0_leaves = flat.leaves
     if valid is not None and inside_xla():
         y0_leaves = [tf.where(valid, y, tf.cast(_nan(y), y.dtype)) for y in y0_leaves]
+    captures = captures_of(flat_f, tf.zeros([], flat.time_dtype), y0_leaves, param_leaves)
+    if isinstance(solver, solvers.RungeKutta) and not captures.uses_time:
+        solver = solver.for_autonomous_fields()
     finish_rows: Callable[[State], State] = lambda rows: rows
     if tf.is_tensor(times) and times.dtype.is_floating:
         in_user_time = lambda t, y, p: flat_f(tf.cast(t, flat.time_dtype), y, p)
-        y0_leaves, finish_rows = attach_times(in_user_time, times, y0_leaves, param_leaves)
+        y0_leaves, finish_rows = attach_times(
+            in_user_time, captures, times, y0_leaves, param_leaves, gradient.keeps_activations
+        )
         times = tf.stop_gradient(times)
     elapsed = clock.elapsed(times)
     probe = tf.zeros([], tf.float32)
@@ -116,6 +124,7 @@ def _solve(
             times=elapsed,
             y0=y0_leaves,
             params=param_leaves,
+            captures=captures,
             probe=probe,
             solver=solver,
             pack=flat.pack_as_held,

@@ -45,8 +45,10 @@ class DenseSolution:
     def evaluate(self, t: Any) -> Any:
         """The state at the times `t`, a scalar or `(num,)`: each leaf `(*t.shape, *leaf.shape)`.
 
-        NaN at times outside the interval that was solved. Not differentiable. As in `odeint`, the
-        initial time is subtracted in t's precision.
+        NaN at times outside the interval that was solved. As in `odeint`, the initial time is
+        subtracted in t's precision. Differentiable, also by t, if the solve was made with
+        `gradients.Tape(checkpoint=False)`; the gradient through another raises `LookupError`: ask
+        for those times in `odeint`'s t instead.
         """
         t, times = self._clock.elapsed(t), self._steps.times
         flat = tf.reshape(t, [-1])

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_neuralode.gradients.captures import Captures, captures_of
 from tf_neuralode.gradients.vjp import with_backward
 from tf_neuralode.loops import while_loop
 from tf_neuralode.odeint import odeint
@@ -56,27 +57,29 @@ def solve_at_sample_times(
       got.
     """
     segments = _Segments(f, y0, solver_of, gradient)
-    num_leaves = len(tf.nest.flatten(y0))
+    num_leaves, num_params = len(tf.nest.flatten(y0)), len(params)
     probe = tf.zeros([]) if backward_counter is None else backward_counter
+    captured = list(segments.captures(knots[0], y0, params).tensors)
 
     def forward(knots, probe, *inputs):
         # What is recorded of the forward pass is nothing: the backward pass solves again.
         knots, *constants = [tf.stop_gradient(x) for x in (knots, *inputs)]
-        y0, params = constants[:num_leaves], constants[num_leaves:]
+        y0, params = constants[:num_leaves], constants[num_leaves:][:num_params]
         rows, step_sizes, diagnostics = segments.solve(y0, knots, params)
         return [*rows, *diagnostics], (rows, step_sizes, knots, params)
 
     def backward(residuals, d_outputs, variables):
         rows, step_sizes, knots, params = residuals
         d_rows = list(d_outputs[:num_leaves])
-        sources = [*params, *variables]
+        sources = [*params, *captured, *variables]
         d_knots, d_y0, d_sources, num_evaluations = segments.pull_back(
             rows, step_sizes, knots, params, sources, d_rows
         )
-        d_params = d_sources[: len(params)]
-        return [d_knots, num_evaluations, *d_y0, *d_params], d_sources[len(params) :]
+        num_inputs = len(params) + len(captured)
+        d_inputs = d_sources[:num_inputs]
+        return [d_knots, num_evaluations, *d_y0, *d_inputs], d_sources[num_inputs:]
 
-    inputs = [knots, probe, *tf.nest.flatten(y0), *params]
+    inputs = [knots, probe, *tf.nest.flatten(y0), *params, *captured]
     outputs = list(with_backward(forward, backward, inputs, "a solve at times of each sample"))
     states = tf.nest.pack_sequence_as(y0, outputs[:num_leaves])
     return Results(knots, states, Diagnostics(*outputs[num_leaves:]))
@@ -90,6 +93,15 @@ class _Segments:
         self._structure = y0
         self._solver_of = solver_of
         self._gradient = gradient
+
+    def captures(self, t: tf.Tensor, y0: Any, params: list[tf.Tensor]) -> Captures:
+        """What f closes over."""
+
+        def flat_f(t, leaves, params):
+            packed = tf.nest.pack_sequence_as(self._structure, leaves)
+            return tf.nest.flatten(self._f(t, packed, params))
+
+        return captures_of(flat_f, t, tf.nest.flatten(y0), params)
 
     def _odeint(self, y: State, start, end, params: list, step_size, probe=None) -> Results:
         def f(u, y, params):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,9 +11,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
-from tf_neuralode.gradients.closure import first_slope
 from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
-from tf_neuralode.gradients.vjp import once_differentiable
+from tf_neuralode.gradients.vjp import like, with_backward, without_gradients
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
@@ -50,44 +49,134 @@ class Adjoint(BackwardTolerances, Gradient):
     def solve(self, problem: Problem) -> Solution:
         solver = problem.solver
         self.check_solver(solver)
-        times, slope = problem.times, None
-        # TFP wants one dtype in its augmented system; what has fewer bits gains by it, too.
-        widen_state, narrow_state = _casts(problem.y0, times.dtype)
-        widen, narrow = _casts(problem.params, times.dtype)
         if isinstance(solver, RungeKutta):
-            span = tf.abs(times[-1] - times[0])
-            backward = self.backward_solver(solver.for_adjoint())
-            backward = backward.copy(finish_states=_report_evaluations, backward_span=span)
-            slope = first_slope(problem)
-            slope = None if slope is None else widen_state(slope)
-            solver = solver.copy(keep_rows=True, keep_steps=problem.keep_steps, first_slope=slope)
-            solver = solver.with_adjoint(backward)
-        once = functools.partial(once_differentiable, name=type(self).__name__)
-        constants = {"probe": tf.cast(problem.probe, times.dtype)}
-        if problem.params:
-            constants["params"] = tuple(once(widen(problem.params)))
-        if slope is not None:
-            constants["first_slope"] = tuple(slope)
+            span = tf.abs(problem.times[-1] - problem.times[0])
+            adjoint_solver = self.backward_solver(solver.for_adjoint()).copy(
+                finish_states=_report_evaluations, backward_span=span
+            )
+            solver = solver.copy(keep_rows=True, keep_steps=problem.keep_steps)
+            solver = solver.with_adjoint(adjoint_solver)
+        structure: list[Any] = []
 
-        def ode_fn(
-            t: tf.Tensor, y: Any, probe: tf.Tensor, params: Any = (), first_slope: Any = ()
-        ) -> Any:
-            del probe, first_slope
-            y = narrow_state(problem.flatten(y))
-            return problem.pack(widen_state(problem.f(t, y, narrow(params))))
+        def forward(*given: Any) -> tuple:
+            # What surrounding tapes record of it is nothing.
+            inputs = [tf.stop_gradient(x) for x in given]
+            results, rows = _solve_by_tfp(problem, solver, inputs)
+            steps = [results.solver_internal_state.steps] if problem.keep_steps else []
+            structure[:] = [(rows, results.diagnostics, steps)]
+            return tf.nest.flatten(structure[0]), (inputs, results)
 
-        y0 = widen_state(problem.y0)
-        results = solver.solve(
-            ode_fn, times[0], problem.pack(once(y0)), times[1:], constants=constants
-        )
+        def backward(residuals: Any, d_outputs: Any, variables: Any) -> tuple:
+            inputs, results = residuals
+            inputs = [tf.identity(x) for x in inputs]
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                solved = _solved(solver, results, variables)
+                states = problem.flatten(_solve_by_tfp(problem, solved, inputs)[0].states)
+            d_rows = tf.nest.pack_sequence_as(structure[0], d_outputs)[0]
+            gradients = tape.gradient(
+                states,
+                [*inputs, *variables],
+                output_gradients=[
+                    tf.cast(d[1:], x.dtype) for d, x in zip(d_rows, states, strict=True)
+                ],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            d_probe, *d_inputs = gradients[: len(inputs)]
+            num = len(d_rows)
+            d_y0 = [a + d[0] for a, d in zip(d_inputs[:num], d_rows, strict=True)]
+            return [d_probe, *d_y0, *d_inputs[num:]], gradients[len(inputs) :]
+
+        inputs = [problem.probe, *problem.y0, *problem.params, *problem.captures.tensors]
+        name = type(self).__name__
+        outputs = with_backward(forward, backward, inputs, name)
+        rows, diagnostics, steps = tf.nest.pack_sequence_as(structure[0], list(outputs))
+        return Solution(rows, diagnostics, without_gradients(steps[0], name) if steps else None)
+
+
+def _solve_by_tfp(
+    problem: Problem, solver: tfp.math.ode.Solver, inputs: State
+) -> tuple[tfp.math.ode.Results, State]:
+    """TFP's solve, and the rows of all times.
+
+    Args:
+      problem: What to solve.
+      solver: With what.
+      inputs: What the results' states have gradients for: the probe, y0, params and the tensors
+        that f closes over.
+    """
+    times, num_leaves, num_params = problem.times, len(problem.y0), len(problem.params)
+    probe, y0, rest = inputs[0], inputs[1:][:num_leaves], inputs[1:][num_leaves:]
+    # TFP wants one dtype in its augmented system; what has fewer bits gains by it, too.
+    widen_state, narrow_state = _casts(problem.y0, times.dtype)
+    widen, narrow = _casts(problem.params, times.dtype)
+    constants: dict[str, Any] = {"probe": tf.cast(probe, times.dtype)}
+    if num_params:
+        constants["params"] = tuple(widen(rest[:num_params]))
+    if problem.captures.tensors:
+        constants["captured"] = tuple(tf.cast(x, times.dtype) for x in rest[num_params:])
+
+    def ode_fn(t: tf.Tensor, y: Any, probe: tf.Tensor, params: Any = (), captured: Any = ()) -> Any:
+        del probe
+        y = narrow_state(problem.flatten(y))
+        return problem.pack(widen_state(_slope(problem, t, y, narrow(params), captured)))
+
+    y0 = widen_state(y0)
+    results = solver.solve(ode_fn, times[0], problem.pack(y0), times[1:], constants=constants)
+    if isinstance(solver, RungeKutta):
+        rows = list(results.solver_internal_state.rows)
+    else:
         states = problem.flatten(results.states)
-        if isinstance(solver, RungeKutta):
-            rows = _split_gradients(results.solver_internal_state.rows, y0, states)
-        else:
-            rows = [tf.concat([y[tf.newaxis], x], axis=0) for y, x in zip(y0, states, strict=True)]
-        rows = narrow_state(rows)
-        steps = results.solver_internal_state.steps if problem.keep_steps else None
-        return Solution(rows, results.diagnostics, steps)
+        rows = [tf.concat([y[tf.newaxis], x], axis=0) for y, x in zip(y0, states, strict=True)]
+    return results, narrow_state(rows)
+
+
+def _solved(
+    solver: tfp.math.ode.Solver, results: tfp.math.ode.Results, variables: Sequence[tf.Variable]
+) -> tfp.math.ode.Solver:
+    """`solver`, whose solve has been done: it returns `results`, to be differentiated by TFP."""
+
+    def solve(**arguments: Any) -> tfp.math.ode.Results:
+        del arguments
+        for variable in variables:
+            tf.convert_to_tensor(variable)  # TFP's backward pass is for variables that were read
+        # The graph of a backward pass can be another than that of the solve.
+        return tf.nest.map_structure(tf.identity, results)
+
+    solver = copy.copy(solver)
+    solver._solve = solve
+    return solver
+
+
+def _slope(
+    problem: Problem, t: tf.Tensor, y: State, params: State, values: Sequence[tf.Tensor]
+) -> State:
+    """`problem.f`, as a function of the `values` of the tensors that it closes over, too.
+
+    It refers to those tensors, while TFP differentiates with respect to what it hands over.
+    """
+    captured = list(problem.captures.tensors)
+    if not captured:
+        return problem.f(t, y, params)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(captured)
+        slope = problem.f(t, y, params)
+
+    @tf.custom_gradient
+    def attached(*slope_and_values: Any) -> tuple:
+        def grad(*d_slope: Any) -> list:
+            gradients = tape.gradient(
+                slope,
+                captured,
+                output_gradients=list(d_slope),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            pairs = zip(gradients, values, strict=True)
+            return [*d_slope, *(tf.cast(like(g, x), x.dtype) for g, x in pairs)]
+
+        return [tf.identity(k) for k in slope_and_values[: len(slope)]], grad
+
+    return list(attached(*slope, *values))
 
 
 def _casts(
@@ -103,21 +192,6 @@ def _casts(
         ]
 
     return lambda xs: cast(xs, [dtype] * len(own)), lambda xs: cast(xs, own)
-
-
-def _split_gradients(rows: State, y0: State, states: State) -> State:
-    """`rows`, the initial state and `states`: not put together again, which would be a copy."""
-
-    def one(row: tf.Tensor, y: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
-        @tf.custom_gradient
-        def joined(y: tf.Tensor, state: tf.Tensor) -> tuple:
-            del y, state
-            # In a v1 graph there would be a way through it to the variables that f reads.
-            return tf.stop_gradient(row), lambda d: (d[0], d[1:])
-
-        return joined(y, state)
-
-    return [one(*leaf) for leaf in zip(rows, y0, states, strict=True)]
 
 
 def _report_evaluations(augmented_state: tuple, diagnostics: Diagnostics) -> tuple:

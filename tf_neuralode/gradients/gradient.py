@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_neuralode.gradients.captures import Captures
 from tf_neuralode.solvers import Diagnostics, checks
 from tf_neuralode.solvers.recording import StepHistory
 from tf_neuralode.solvers.runge_kutta import State
@@ -24,6 +25,7 @@ class Problem:
       times: `(num_times,)`, strictly monotone; the first is the initial time.
       y0: State at `times[0]`.
       params: Floating-point parameters, those that f's gradient is wanted for.
+      captures: What f reads besides its arguments; its gradient is wanted, too.
       probe: Scalar whose gradient is the number of evaluations of f in the backward pass.
       solver: Any `tfp.math.ode.Solver`.
       pack: Gives a flat state the user's structure, for norms.
@@ -35,6 +37,7 @@ class Problem:
     times: tf.Tensor
     y0: State
     params: State
+    captures: Captures
     probe: tf.Tensor
     solver: tfp.math.ode.Solver
     pack: Callable[[State], Any]

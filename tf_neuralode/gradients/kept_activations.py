@@ -11,7 +11,7 @@ from tf_neuralode.solvers import FixedStepRungeKutta
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import diagnostics
 from tf_neuralode.solvers.output_times import output_recorder
-from tf_neuralode.solvers.recording import AcceptedSteps
+from tf_neuralode.solvers.recording import AcceptedSteps, StepHistory
 from tf_neuralode.solvers.runge_kutta import Attempt, PerAttempt, State
 
 
@@ -81,7 +81,16 @@ def solve_keeping_activations(problem: Problem) -> Solution:
     return Solution(
         rows=_spoil_gradient_after_failure(rows, success),
         diagnostics=diagnostics(result),
-        steps=tf.nest.map_structure(tf.stop_gradient, steps[0]) if steps else None,
+        steps=_differentiable(steps[0], success) if steps else None,
+    )
+
+
+def _differentiable(steps: StepHistory, success: tf.Tensor) -> StepHistory:
+    """Steps with the derivatives of their states and dense solutions; their times are constants."""
+    return steps._replace(
+        times=tf.stop_gradient(steps.times),
+        states=_spoil_gradient_after_failure(steps.states, success),
+        dense=_spoil_gradient_after_failure(steps.dense, success),
     )
 
 

@@ -12,7 +12,7 @@ from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
 from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
 from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
-from tf_neuralode.gradients.vjp import open_vjp
+from tf_neuralode.gradients.vjp import open_vjp, zeros_for
 from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import AdaptiveRungeKutta
 from tf_neuralode.solvers import status as status_codes
@@ -163,7 +163,7 @@ class StoredAdjoint(BackwardTolerances, Gradient):
             segment,
             tf.convert_to_tensor(cotangents.num_times - 2),
             cotangents.at_end(),
-            [tf.zeros_like(x) for x in sources],
+            zeros_for(sources),
             solver.initial_step_size(tf.abs(times[-1] - times[0])),
             resolved,
             tf.constant(status_codes.SUCCESS),

@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_neuralode.gradients.closure import first_slope
 from tf_neuralode.gradients.gradient import Problem, Solution
 from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
-from tf_neuralode.gradients.vjp import with_backward
+from tf_neuralode.gradients.vjp import with_backward, without_gradients
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import Diagnostics, diagnostics
 from tf_neuralode.solvers.output_times import output_recorder, pull_back_rows
@@ -72,11 +71,11 @@ def solve_and_store(
       problem: What to solve, with a solver of ours.
       checkpoints: What to keep for the backward pass.
       backward: `backward(problem, stored, cotangents, sources)` returns the gradients of y0, those
-        of the sources (parameters, then variables) and how often it evaluated f.
+        of the sources (parameters, captured tensors, variables) and how often it evaluated f.
       name: Of the method, for errors.
     """
     num_leaves, num_params = len(problem.y0), len(problem.params)
-    slope = first_slope(problem) or []
+    captured = list(problem.captures.tensors)
 
     def forward(probe, *inputs):
         del probe
@@ -86,8 +85,7 @@ def solve_and_store(
             recorders.append(
                 AcceptedSteps(problem.solver.max_num_steps, problem.solver.method.num_coefficients)
             )
-        solver = problem.solver.copy(first_slope=list(inputs[num_leaves + num_params :]) or None)
-        result = solver.integrate(
+        result = problem.solver.integrate(
             lambda t, y: problem.f(t, y, params),
             problem.times[0],
             problem.times[-1],
@@ -108,28 +106,33 @@ def solve_and_store(
         poison = tf.where(success, tf.zeros_like(nan), nan)
         d_rows = [row + tf.cast(poison, row.dtype) for row in d_outputs[:num_leaves]]
         cotangents = OutputCotangents(d_rows, problem.times)
+        # Behind an identity: f may close over a tensor that it gets as a parameter as well.
+        params = [tf.identity(x) for x in params]
+        sources = [*params, *captured, *variables]
         d_y0, d_sources, num_evaluations = backward(
             dataclasses.replace(problem, params=params),
             checkpoints.stored_solution(stored),
             cotangents,
-            [*params, *variables],
+            sources,
         )
         # A solve that failed at its first step has no step to carry the NaN to the sources.
-        d_sources = [d + tf.cast(poison, d.dtype) for d in d_sources]
+        d_sources = [
+            tf.cast(d + tf.cast(poison, d.dtype), x.dtype)
+            for d, x in zip(d_sources, sources, strict=True)
+        ]
         d_probe = tf.cast(num_evaluations, problem.probe.dtype)
-        d_slope = [tf.zeros_like(k) for k in slope]
-        d_inputs = [d_probe, *d_y0, *d_sources[:num_params], *d_slope]
-        return d_inputs, d_sources[num_params:]
+        num_inputs = num_params + len(captured)
+        return [d_probe, *d_y0, *d_sources[:num_inputs]], d_sources[num_inputs:]
 
     steps_structure: list[StepHistory] = []
     outputs = with_backward(
-        forward, run_backward, [problem.probe, *problem.y0, *problem.params, *slope], name
+        forward, run_backward, [problem.probe, *problem.y0, *problem.params, *captured], name
     )
     outputs = list(outputs)
     num_diagnostics = len(Diagnostics._fields)
     rows, rest = outputs[:num_leaves], outputs[num_leaves:]
     steps = None
     if problem.keep_steps:
-        flat = [tf.stop_gradient(x) for x in rest[num_diagnostics:]]
-        steps = tf.nest.pack_sequence_as(steps_structure[0], flat)
+        steps = tf.nest.pack_sequence_as(steps_structure[0], rest[num_diagnostics:])
+        steps = without_gradients(steps, name)
     return Solution(rows, Diagnostics(*rest[:num_diagnostics]), steps)

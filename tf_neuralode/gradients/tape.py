@@ -17,10 +17,10 @@ from tf_neuralode.gradients.step_vjp import (
 )
 from tf_neuralode.gradients.stored_solution import Checkpoints, Segment, StoredSolution
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
-from tf_neuralode.gradients.vjp import open_vjp
+from tf_neuralode.gradients.vjp import open_vjp, zeros_for
 from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers.recording import read
-from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.solvers.runge_kutta import OdeFn, State
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
@@ -106,14 +106,15 @@ def _backward(
         num_evaluations += resolved + num_evaluations_of_step_vjp(method, dense)
         return n - 1, adjoint_state, d_sources, segment, next_output, d_dense_early, num_evaluations
 
-    adjoint_state, d_sources = cotangents.at_end(), [tf.zeros_like(x) for x in sources]
+    adjoint_state, d_sources = cotangents.at_end(), zeros_for(sources)
     next_output = cotangents.num_times - 2
     d_dense_early: State = []
     if shared:
         last = tf.maximum(stored.num_steps - 1, 0)
         next_output, d_dense_early = of_step(next_output, last)
-        _, pullback = open_vjp(f, problem.times[-1], stored.end, sources)
-        d_end, d_sources = pullback(of_end_slope(last, d_dense_early))
+        d_end, d_sources = _vjp_in_a_loop(
+            f, problem.times[-1], stored.end, sources, of_end_slope(last, d_dense_early)
+        )
         adjoint_state = [a + b for a, b in zip(adjoint_state, d_end, strict=True)]
     start = (
         stored.num_steps - 1,
@@ -133,3 +134,23 @@ def _backward(
         parallel_iterations=1,
     )
     return cotangents.add(adjoint_state, 0), d_sources, num_evaluations
+
+
+def _vjp_in_a_loop(
+    f: OdeFn, t: tf.Tensor, y: State, sources: list, d_slope: State
+) -> tuple[State, State]:
+    """The pullback of `open_vjp`, taken in a loop of one turn.
+
+    Where TensorFlow differentiates a loop or a branch that a solve is in, its graph sees copies of
+    the tensors that f closes over, and a tape there misses what is watched. In loops it doesn't.
+    """
+    if tf.executing_eagerly():
+        return open_vjp(f, t, y, sources)[1](d_slope)
+
+    def turn(i: tf.Tensor, *_: tf.Tensor) -> tuple:
+        d_y, d_sources = open_vjp(f, t, y, sources)[1](d_slope)
+        return (i + 1, *d_y, *d_sources)
+
+    start = (tf.constant(0), *(tf.zeros_like(x) for x in y), *zeros_for(sources))
+    _, *gradients = tf.while_loop(lambda i, *_: i < 1, turn, start)
+    return gradients[: len(y)], gradients[len(y) :]

@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tf_neuralode.solvers.runge_kutta import OdeFn, State
+from tf_neuralode.gradients.captures import Captures
+from tf_neuralode.gradients.vjp import once_differentiable, open_vjp, zeros_for
+from tf_neuralode.loops import while_loop
+from tf_neuralode.solvers.runge_kutta import State
 
-
-def _inner_product(a: Sequence[tf.Tensor], b: State, dtype: tf.DType) -> tf.Tensor:
-    products = [tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)]
-    return tf.add_n([tf.cast(product, dtype) for product in products])
+FlatField = Callable[[tf.Tensor, State, State], State]
 
 
 def attach_times(
-    flat_f: Callable[[tf.Tensor, State, State], State],
+    f: FlatField,
+    captures: Captures,
     times: tf.Tensor,
     y0: State,
     params: State,
+    twice: bool,
 ) -> tuple[State, Callable[[State], State]]:
     """Gives a solve with constant `times` its derivatives with respect to them.
 
@@ -28,33 +30,156 @@ def attach_times(
 
     f is evaluated in the backward pass only.
 
+    Args:
+      f: `f(t, y, params)`, flat.
+      captures: What it reads besides.
+      times: `(num_times,)`.
+      y0: State at `times[0]`.
+      params: Parameters.
+      twice: Whether there are second derivatives, too; otherwise they raise `LookupError`. Third
+        ones do in any case.
+
     Returns:
       y0 to solve from, and a function to pass the rows of the solution through.
     """
-    num_times = times.shape[0] or tf.shape(times)[0]
-    slope: OdeFn = lambda t, y: flat_f(t, y, params)
+    before = _Moved(f, captures, params, -1.0, twice)
+    after = _Moved(f, captures, params, 1.0, twice)
+    start = [y[0] for y in before(times[:1], [y[tf.newaxis] for y in y0])]
+    return start, lambda rows: after(times, rows)
 
-    @tf.custom_gradient
-    def before(times, *y0):
-        def grad(*d_y0, variables=None):
-            d_t0 = -_inner_product(d_y0, slope(times[0], list(y0)), times.dtype)
-            rest = tf.zeros([num_times - 1], times.dtype)
-            d_times = tf.concat([[d_t0], rest], axis=0)
-            return ([d_times, *d_y0], [None] * len(variables)) if variables else [d_times, *d_y0]
 
-        return [tf.identity(y) for y in y0], grad
+class _Moved:
+    """Rows of states as they are, that move with their times: dy/dt = sign f(t, y).
 
-    @tf.custom_gradient
-    def after(times, *rows):
-        def grad(*d_rows, variables=None):
-            def one(i):
-                at = lambda leaves: [tf.gather(x, i) for x in leaves]
-                return _inner_product(at(d_rows), slope(tf.gather(times, i), at(rows)), times.dtype)
+    The row y of time t stands for the solution through y, taken at t: its derivatives are
 
-            d_times = tf.map_fn(one, tf.range(num_times), fn_output_signature=times.dtype)
-            grads = [d_times, *d_rows]
-            return (grads, [None] * len(variables)) if variables else grads
+        y_t = sign f,   y_tt = sign (f_t + f_y y_t),   y_ty = sign f_y,   y_tp = sign f_p
 
-        return [tf.identity(row) for row in rows], grad
+    the mixed ones in both orders: the cotangent d that is handed on to y changes with t by
+    sign f_y^T d, and that of a parameter, which is 0, by sign f_p^T d.
 
-    return list(before(times, *y0)), lambda rows: list(after(times, *rows))
+    Args:
+      f, captures, params: The field.
+      sign: 1, or -1 for an initial state, which moves against the solution through it.
+      twice: As in `attach_times`.
+    """
+
+    def __init__(
+        self, f: FlatField, captures: Captures, params: State, sign: float, twice: bool
+    ) -> None:
+        self._f = f
+        self._captures = captures
+        self._params = params
+        self._sign = sign
+        self._twice = twice
+
+    def __call__(self, times: tf.Tensor, rows: State) -> State:
+        """The rows, for each leaf `(num_times, *leaf.shape)`."""
+        num_rows = len(rows)
+        # What f reads is an input as well, for the sake of mixed derivatives.
+        variables = [tf.convert_to_tensor(v) for v in self._captures.variables]
+        others = [*self._params, *self._captures.tensors, *variables]
+
+        @tf.custom_gradient
+        def moved(times, *inputs):
+            rows, others = list(inputs[:num_rows]), list(inputs[num_rows:])
+
+            def grad(*d_rows):
+                if self._twice:
+                    return self._first_gradients(times, rows, others, list(d_rows))
+                d_times = self._time_gradients(times, rows, d_rows)
+                gradients = once_differentiable(
+                    [d_times, *d_rows], [times, *inputs, *d_rows], "times"
+                )
+                return [*gradients, *([None] * len(others))]
+
+            return [tf.identity(row) for row in rows], grad
+
+        return list(moved(times, *rows, *others))
+
+    def _time_gradients(
+        self, times: tf.Tensor, rows: State, d_rows: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
+        """`sign d . f(t, y)` for each time."""
+
+        def one(i: tf.Tensor) -> tf.Tensor:
+            t, y, d = tf.gather(times, i), _row(rows, i), _row(d_rows, i)
+            return self._sign * _inner_product(d, self._f(t, y, self._params), t.dtype)
+
+        return tf.map_fn(one, tf.range(tf.shape(times)[0]), fn_output_signature=times.dtype)
+
+    def _first_gradients(
+        self, times: tf.Tensor, rows: State, others: State, d_rows: State
+    ) -> list[tf.Tensor]:
+        """Gradients of times, rows and others, that can be differentiated once more."""
+        num_rows = len(rows)
+
+        @tf.custom_gradient
+        def first(times, *inputs):
+            rows, d_rows = list(inputs[:num_rows]), list(inputs[num_rows:][:num_rows])
+
+            def grad(*cotangents, variables=None):
+                gradients = self._second_gradients(times, rows, d_rows, cotangents)
+                known = [times, *inputs, *cotangents]
+                gradients = once_differentiable(gradients, known, "times, twice,")
+                # Their values are among the inputs.
+                return (gradients, [None] * len(variables)) if variables else gradients
+
+            d_times = self._time_gradients(times, rows, d_rows)
+            zeros = [tf.zeros_like(x) for x in others]
+            return [d_times, *(tf.identity(d) for d in d_rows), *zeros], grad
+
+        return list(first(times, *rows, *d_rows, *others))
+
+    def _second_gradients(
+        self, times: tf.Tensor, rows: State, d_rows: State, cotangents: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """Gradients of times, rows, d_rows and others, from cotangents of the first gradients.
+
+        With g = sign d . f(t, y), and u the cotangents of the gradients of t, y and others p:
+
+            t: u_t (g_t + g_y sign f) + u_y . g_y + u_p . g_p,   y: u_t g_y,
+            d: u_t sign f + u_y,   p: u_t g_p
+        """
+        num_rows, sign = len(rows), self._sign
+        u_times, *rest = cotangents
+        u_rows, u_others = rest[:num_rows], rest[num_rows:]
+        params = [tf.identity(x) for x in self._params]
+        read = [*params, *self._captures.tensors, *self._captures.variables]
+        num_times = tf.shape(times)[0]
+        arrays = [
+            tf.TensorArray(x.dtype, num_times, element_shape=x.shape[1:])
+            for x in (times, *rows, *d_rows)
+        ]
+
+        def one(i, arrays, d_others):
+            t, u_t = tf.gather(times, i), tf.gather(u_times, i)
+            y, d, u_y = _row(rows, i), _row(d_rows, i), _row(u_rows, i)
+            field = lambda t, y: [sign * k for k in self._f(t, y, params)]
+            slope, pullback = open_vjp(field, t, y, [t, *read])
+            g_y, (g_t, *g_others) = pullback(d)
+            d_t = u_t * (g_t + _inner_product(g_y, slope, t.dtype))
+            d_t += _inner_product([*u_y, *u_others], [*g_y, *g_others], t.dtype)
+            d_y = [tf.cast(u_t, g.dtype) * g for g in g_y]
+            d_d = [tf.cast(u_t, k.dtype) * k + u for k, u in zip(slope, u_y, strict=True)]
+            d_others = [
+                a + tf.cast(u_t, g.dtype) * g for a, g in zip(d_others, g_others, strict=True)
+            ]
+            values = [d_t, *d_y, *d_d]
+            arrays = [array.write(i, x) for array, x in zip(arrays, values, strict=True)]
+            return i + 1, arrays, d_others
+
+        _, arrays, d_others = while_loop(
+            lambda i, *_: i < num_times, one, (tf.constant(0), arrays, zeros_for(read))
+        )
+        d_others = [tf.cast(d, x.dtype) for d, x in zip(d_others, u_others, strict=True)]
+        return [*(array.stack() for array in arrays), *d_others]
+
+
+def _row(leaves: Sequence[tf.Tensor], i: tf.Tensor) -> State:
+    return [tf.gather(x, i) for x in leaves]
+
+
+def _inner_product(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+    products = [tf.reduce_sum(tf.cast(x, y.dtype) * y) for x, y in zip(a, b, strict=True)]
+    return tf.add_n([tf.cast(product, dtype) for product in products])

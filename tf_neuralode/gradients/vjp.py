@@ -7,6 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_neuralode.gradients.refusal import refusing_gradients
+from tf_neuralode.solvers.flat_state import solve_dtype
+from tf_neuralode.solvers.recording import StepHistory
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.xla import compiled_as, inside_xla
 
@@ -17,10 +20,12 @@ def open_vjp(
     """The slope `f(t, y)`, and its pullback.
 
     Returns:
-      The slope, and a function that maps its cotangent to those of `y` and of `sources`; zeros
-      where there is no dependence. `of_state=False` or `of_sources=False` leaves a part out, as an
-      empty list. It may be called once.
+      The slope, and a function that maps its cotangent to those of `y` and of `sources`, in the
+      dtypes of `zeros_for`; zeros where there is no dependence. `of_state=False` or
+      `of_sources=False` leaves a part out, as an empty list. It may be called once.
     """
+    # A source that is the state itself, as an object, must not get the state's cotangent as well.
+    y = [tf.identity(x) for x in y]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([*y, *sources])
         slope = f(t, y)
@@ -33,12 +38,22 @@ def open_vjp(
             output_gradients=d_slope,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        # The gradient of tf.gather is sparse.
-        gradients = [tf.convert_to_tensor(g) for g in gradients]
+        gradients = [like(g, x) for g, x in zip(gradients, wanted, strict=True)]
         split = len(y) if of_state else 0
-        return gradients[:split], gradients[split:]
+        return gradients[:split], [tf.cast(g, solve_dtype(g.dtype)) for g in gradients[split:]]
 
     return slope, pullback
+
+
+def zeros_for(sources: Sequence[tf.Tensor | tf.Variable]) -> State:
+    """Where the sources' gradients are added up, over many steps: 16 bits would round much away."""
+    return [tf.zeros_like(x, solve_dtype(x.dtype)) for x in sources]
+
+
+def like(gradient: Any, x: tf.Tensor | tf.Variable) -> tf.Tensor:
+    """A dense gradient (that of tf.gather is sparse) of the static shape of `x`, for loops."""
+    gradient = tf.convert_to_tensor(gradient)
+    return gradient if tf.executing_eagerly() else tf.ensure_shape(gradient, x.shape)
 
 
 def with_backward(
@@ -53,7 +68,7 @@ def with_backward(
       forward: Returns `(outputs, residuals)`.
       backward: `backward(residuals, d_outputs, variables)` returns the gradients of the inputs and
         of the `tf.Variable`s that `forward` read.
-      inputs: Tensors.
+      inputs: Tensors: all that the outputs depend on but variables.
       name: Of the method, for the error below.
 
     Returns:
@@ -69,8 +84,12 @@ def with_backward(
         def grad(*d_outputs, variables=None):
             with compiled_as(xla):
                 d_inputs, d_variables = backward(residuals, d_outputs, variables or [])
-            d_inputs = _without_derivatives(d_inputs, name)
-            d_variables = _without_derivatives(d_variables, name)
+            values = [tf.convert_to_tensor(v) for v in variables or []]
+            # Each of the gradients depends on each of these, though a backward pass can hide it:
+            # TFP cuts its own off in a graph, where a second derivative would come out as zero.
+            depends_on = [x for x in (*inputs, *values, *d_outputs) if x is not None]
+            d_inputs = once_differentiable(d_inputs, depends_on, name)
+            d_variables = once_differentiable(d_variables, depends_on, name)
             return (d_inputs, d_variables) if variables is not None else d_inputs
 
         return outputs, grad
@@ -78,25 +97,37 @@ def with_backward(
     return solve(*inputs)
 
 
-def _without_derivatives(tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
-    """`tensors`, whose differentiation raises `LookupError`."""
+def once_differentiable(
+    gradients: Sequence[tf.Tensor], depends_on: Sequence[tf.Tensor], name: str
+) -> list[tf.Tensor]:
+    """`gradients` of a solve, whose differentiation raises `LookupError`; see `refusing_gradients`.
+
+    Args:
+      gradients: As a backward pass returns them.
+      depends_on: All that they depend on.
+      name: Of the method.
+    """
     message = (
         f"second derivatives are not available through {name}; use gradients.Tape(checkpoint=False)"
     )
-    return [tf.raw_ops.PreventGradient(input=x, message=message) for x in tensors]
+    return refusing_gradients(gradients, depends_on, LookupError, message)
 
 
-def once_differentiable(tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
-    """`tensors`, whose gradient can't be differentiated again: that raises `LookupError`."""
+def without_gradients(steps: StepHistory, name: str) -> StepHistory:
+    """The steps that a solve kept, whose gradient is a `LookupError`: a dense solution has none.
 
-    @tf.custom_gradient
-    def identity(*inputs):
-        def grad(*d_inputs):
-            # TFP cuts its backward pass off from the inputs in a graph, where a second derivative
-            # would come out as zero. The sum ties the two together again.
-            tied = [d + 0 * x for d, x in zip(d_inputs, inputs, strict=True)]
-            return _without_derivatives(tied, name)
+    A backward pass begins with the cotangents of the states at the output times.
+    """
+    message = (
+        f"the gradient of a dense solution is not available through {name}. Ask for the states at "
+        "those times in t, use gradients.Tape(checkpoint=False), or tf.stop_gradient"
+    )
 
-        return [tf.identity(x) for x in inputs], grad
+    def refusing(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return refusing_gradients(tensors, (), LookupError, message)
 
-    return list(identity(*tensors)) if tensors else []
+    return steps._replace(
+        times=tf.stop_gradient(steps.times),
+        states=refusing(steps.states),
+        dense=refusing(steps.dense),
+    )
