@@ -105,3 +105,35 @@ def test_failed_solve_gives_the_parameters_nan(gradient, mode):
     y0, rate = tf.constant([1.0, 0.0]), tf.constant(100.0)
     _, d_rate = gradients_of(f, y0, rate, gradient, mode, solver)
     assert np.isnan(d_rate)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@every_gradient
+def test_complex_states_have_gradients_but_by_tfps_adjoint(gradient, mode):
+    # y' = -i p y, loss Re(w y(t1)): of t0, t1, p and y0.
+    w, p, y0, times = 0.6 - 1.1j, 0.7, 1.2 + 0.4j, np.array([0.2, 1.0])
+    solver = solvers.DormandPrince(1e-9, 1e-9, max_num_steps=60)
+
+    def function(times, p, y0):
+        with tf.GradientTape() as tape:
+            tape.watch([times, p, y0])
+            f = lambda t, y, p: -1j * tf.cast(p, y.dtype) * y
+            y = odeint(f, y0, times, p, solver=solver, gradient=gradient).states[-1]
+            loss = tf.math.real(w * y)
+        return tape.gradient(loss, [times, p, y0])
+
+    run = in_mode(function, mode)
+    arguments = tf.constant(times), tf.constant(p, tf.float64), tf.constant(y0, tf.complex128)
+    if gradient == "adjoint":
+        with pytest.raises(NotImplementedError, match="complex"):
+            run(*arguments)
+        return
+    span = times[1] - times[0]
+    turn = np.exp(-1j * p * span)
+    by_t1 = (w * -1j * p * y0 * turn).real
+    by_p = (w * -1j * span * y0 * turn).real
+    d_times, d_p, d_y0 = run(*arguments)
+    np.testing.assert_allclose(d_times, [-by_t1, by_t1], rtol=1e-7)
+    np.testing.assert_allclose(d_p, by_p, rtol=1e-7)
+    # TensorFlow's gradient of a complex number is the conjugate of the derivative.
+    np.testing.assert_allclose(d_y0, np.conj(w * turn), rtol=1e-7)

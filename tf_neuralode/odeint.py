@@ -44,7 +44,8 @@ def odeint(
         them. Eagerly, if it can't be traced, a gradient that would get lost is a `ValueError`.
       y0: State at `t[0]`: a float or complex tensor of any shape, or a nest of them. Solved in at
         least float32; a tolerance that the dtype of y0, and so of f, can't resolve is a warning,
-        and shortens no steps. Complex states can't be differentiated.
+        and shortens no steps. Complex states have gradients, but not by `"adjoint"`, which is
+        TFP's own.
       t: `(num_times,)`, output times, at least two, strictly increasing or strictly decreasing; the
         first is the initial time. If a floating-point tensor, it has gradients: those of the exact
         solution; second ones, too, with `gradients.Tape(checkpoint=False)`. It may have a higher

@@ -181,5 +181,11 @@ def _row(leaves: Sequence[tf.Tensor], i: tf.Tensor) -> State:
 
 
 def _inner_product(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
-    products = [tf.reduce_sum(tf.cast(x, y.dtype) * y) for x, y in zip(a, b, strict=True)]
-    return tf.add_n([tf.cast(product, dtype) for product in products])
+    """Over all leaves; of complex numbers that of their real and imaginary parts."""
+
+    def one(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        if y.dtype.is_complex:
+            return tf.math.real(tf.reduce_sum(tf.math.conj(tf.cast(x, y.dtype)) * y))
+        return tf.reduce_sum(tf.cast(x, y.dtype) * y)
+
+    return tf.add_n([tf.cast(one(x, y), dtype) for x, y in zip(a, b, strict=True)])
