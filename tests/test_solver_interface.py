@@ -96,8 +96,17 @@ def test_previous_internal_state_is_a_warm_start(solver):
     np.testing.assert_allclose(warm.states[-1], np.exp(-2), rtol=1e-2)
 
 
+def end_of_solve(solver, f):
+    return solver.solve(f, 0.0, ONE, [4.0]).states[-1]
+
+
+def end_of_odeint(solver, f):
+    return odeint(f, ONE, [0.0, 4.0], solver=solver, gradient="adjoint").states[-1]
+
+
+@pytest.mark.parametrize("end_of", [end_of_solve, end_of_odeint])
 @pytest.mark.parametrize("rtol", [1e-2, 1e-9])
-def test_adjoint_solver_is_the_one_that_is_asked_for(rtol):
+def test_adjoint_solver_is_the_one_that_is_asked_for(rtol, end_of):
     asked = []
 
     def make_adjoint_solver():
@@ -107,11 +116,11 @@ def test_adjoint_solver_is_the_one_that_is_asked_for(rtol):
     solver = solvers.DormandPrince(**TIGHT, make_adjoint_solver_fn=make_adjoint_solver)
     with tf.GradientTape() as tape:
         tape.watch(ONE)
-        end = solver.solve(lambda t, y: -tf.sin(5 * t) * y**2, 0.0, ONE, [4.0]).states[-1]
+        end = end_of(solver, lambda t, y: -tf.sin(5 * t) * y**2)
     error = abs(tape.gradient(end, ONE) - (end / ONE) ** 2)  # of y = 1 / (1 / y0 + ...)
     assert asked
     # Loose tolerances show in the gradient, and tight ones do, too.
-    assert error < 1e-7 if rtol == 1e-9 else 1e-6 < error < 0.1
+    assert error < 1e-7 if rtol == 1e-9 else 1e-6 < error < 1
 
 
 def test_ffjord_takes_the_solver():

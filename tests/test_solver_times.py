@@ -255,3 +255,17 @@ def test_dense_output_goes_with_the_gradients_that_store_the_solution(gradient):
     # Ten tolerances.
     np.testing.assert_allclose(results.solution.evaluate([0.3])[0], [np.exp(-0.3)], atol=1e-7)
     np.testing.assert_allclose(tape.gradient(end, y0), [np.exp(-1.0)], atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("end", [tf.identity, tf.Variable], ids=["tensor", "variable"])
+def test_a_time_that_is_a_tensor_in_a_list_has_its_gradient(end, mode):
+    t1 = end(tf.constant(1.0, tf.float64))
+
+    def function():
+        with tf.GradientTape() as tape:
+            tape.watch(t1)
+            y = odeint(lambda t, y: -y, tf.ones([], tf.float64), [0.0, t1], **TIGHT).states[-1]
+        return tape.gradient(y, t1)
+
+    np.testing.assert_allclose(in_mode(function, mode)(), -np.exp(-1), rtol=1e-8)

@@ -124,7 +124,9 @@ def output_times(t: Any, dtype: tf.DType) -> tuple[Any, Clock, tf.Tensor | None]
       tf.errors.InvalidArgumentError: for values at run time; not under XLA.
     """
     received = f"Received: t={t}"
-    times = tf.convert_to_tensor(t) if isinstance(t, tf.Variable) else t
+    parts = t if isinstance(t, list | tuple) else [t]
+    has_tensors = any(tf.is_tensor(x) or isinstance(x, tf.Variable) for x in parts)
+    times = tf.convert_to_tensor(t) if has_tensors else t
     if not tf.is_tensor(times):
         times = np.asarray(times)
     own = tf.as_dtype(times.dtype)

@@ -39,11 +39,19 @@ class Adjoint(BackwardTolerances, Gradient):
     """
 
     def check_solver(self, solver: tfp.math.ode.Solver) -> None:
-        if not isinstance(solver, RungeKutta) and (self._rtol, self._atol) != (None, None):
+        if (self._rtol, self._atol) == (None, None):
+            return
+        if not isinstance(solver, RungeKutta):
             raise ValueError(
                 "Arguments rtol and atol of gradients.Adjoint need a solver of "
                 "tf_neuralode.solvers; give a stock TFP solver make_adjoint_solver_fn instead. "
                 f"Received: solver={type(solver).__name__}"
+            )
+        if solver.given_adjoint() is not None:
+            raise ValueError(
+                "Arguments rtol and atol of gradients.Adjoint are for a solver without "
+                "make_adjoint_solver_fn, which gives the backward solve its own. Use one of the "
+                f"two. Received: solver={type(solver).__name__} with make_adjoint_solver_fn"
             )
 
     def solve(self, problem: Problem) -> Solution:
@@ -51,9 +59,11 @@ class Adjoint(BackwardTolerances, Gradient):
         self.check_solver(solver)
         if isinstance(solver, RungeKutta):
             span = tf.abs(problem.times[-1] - problem.times[0])
-            adjoint_solver = self.backward_solver(solver.for_adjoint()).copy(
-                finish_states=_report_evaluations, backward_span=span
-            )
+            adjoint_solver = solver.given_adjoint() or self.backward_solver(solver.for_adjoint())
+            if isinstance(adjoint_solver, RungeKutta):
+                adjoint_solver = adjoint_solver.copy(
+                    finish_states=_report_evaluations, backward_span=span
+                )
             solver = solver.copy(keep_rows=True, keep_steps=problem.keep_steps)
             solver = solver.with_adjoint(adjoint_solver)
         structure: list[Any] = []

@@ -64,7 +64,6 @@ def integrate(
     y0: State,
     recorders: Sequence[Recorder] = (),
     previous_step_size: tf.Tensor | None = None,
-    first_slope: State | None = None,
 ) -> Integration:
     """Integrates y' = f(t, y) from `t0` to `t1`, forwards or backwards.
 
@@ -77,13 +76,12 @@ def integrate(
       y0: State at `t0`.
       recorders: What to keep of the steps.
       previous_step_size: Size of the first step, or 0 to choose it; see `first_step_size`.
-      first_slope: `f(t0, y0)`, if it is known.
 
     Returns:
       `Integration`. Every failure ends within `max_num_steps` attempts.
     """
     direction = tf.sign(t1 - t0)
-    k0 = f(t0, y0) if first_slope is None else first_slope
+    k0 = f(t0, y0)
     h, num_evaluations = _first_step(
         method, settings, f, t0, t1, y0, k0, direction, previous_step_size
     )

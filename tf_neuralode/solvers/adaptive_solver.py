@@ -159,7 +159,6 @@ class AdaptiveRungeKutta(RungeKutta):
             y0,
             recorders,
             previous_step_size,
-            self._first_slope,
         )
 
     def get_config(self) -> dict[str, Any]:

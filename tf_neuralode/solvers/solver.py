@@ -76,7 +76,6 @@ class RungeKutta(tfp.math.ode.Solver):
         self._keep_rows = False
         self._keep_steps = False
         self._backward_span: tf.Tensor | None = None
-        self._first_slope: State | None = None
         self._start_step_size: tf.Tensor | None = None
         self._batch_ndims: int | None = None
         self._autonomous = False
@@ -152,6 +151,10 @@ class RungeKutta(tfp.math.ode.Solver):
         """
         del num_parts
         return self
+
+    def given_adjoint(self) -> tfp.math.ode.Solver | None:
+        """What the argument `make_adjoint_solver_fn` makes; `None` if there was none."""
+        return self._make_adjoint_solver_fn() if self._custom_adjoint else None
 
     def with_adjoint(self, adjoint_solver: RungeKutta) -> RungeKutta:
         """The same solver, differentiated by TFP with `adjoint_solver`."""
