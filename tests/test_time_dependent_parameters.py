@@ -157,3 +157,21 @@ def test_a_layer_s_weights_get_what_they_did_for_a_short_time(gradient):
 
     (actual,) = in_mode(function, "graph")()
     np.testing.assert_allclose(actual, 2 * INTEGRALS[0], rtol=0, atol=2 * 10 * 1e-6)
+
+
+@pytest.mark.parametrize("gradient", ["adjoint", "tape", *STORED])
+def test_a_factor_of_zero_has_the_derivative_that_others_have(gradient):
+    # As a network whose last layer begins with zeros: no slope, and no error, shows the pulse.
+    def function(p):
+        with tf.GradientTape() as tape:
+            tape.watch(p)
+            f = lambda t, y, p: p * tf.exp(-(((t - 0.7) / 0.1) ** 2)) + 0 * y
+            y0 = tf.ones([], tf.float64)
+            results = odeint(f, y0, [0.0, 1.0], p, rtol=1e-6, atol=1e-6, gradient=gradient)
+            end = results.states[-1]
+        return tape.gradient(end, p)
+
+    exact = quad(lambda t: np.exp(-(((t - 0.7) / 0.1) ** 2)), 0, 1, points=[0.7])[0]
+    # Steps of 10 % of the interval: half the pulse's width and a method of order 5.
+    found = in_mode(function, "graph")(tf.constant(0.0, tf.float64))
+    np.testing.assert_allclose(found, exact, rtol=1e-3)

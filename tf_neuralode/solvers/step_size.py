@@ -21,8 +21,10 @@ _SMALLEST_ERROR = 1e-10
 _SMALLEST_PREVIOUS_ERROR = 1e-4
 
 # Of a field that may depend on time, in fractions of the interval, so that the unit of time doesn't
-# matter. A first step that the slope and its change speak for is at most this long:
-LARGEST_FIRST_STEP = 0.1
+# matter. A first step that the slope and its change speak for is at most this long, as is any step
+# after an error of 0: a parameter whose factor is 0, as in a last layer of zeros, has a derivative
+# that no error shows.
+LARGEST_KNOWN_STEP = 0.1
 # Where they vanish, or the error does, nothing is known of the field ahead: a step is at most so
 # long,
 LARGEST_BLIND_STEP = 0.01
@@ -178,6 +180,7 @@ def limit_blind_growth(grown, h, error, span):
         return tf.constant(value, h.dtype)
 
     longest = tf.maximum(constant(BLIND_GROWTH) * h, constant(LARGEST_BLIND_STEP) * span)
+    longest = tf.minimum(longest, constant(LARGEST_KNOWN_STEP) * span)
     blind = error < constant(_SMALLEST_ERROR)
     return tf.where(blind, tf.minimum(grown, longest), grown)
 
@@ -247,7 +250,7 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm, span=
     longest = constant(100.0) * h0
     if span is not None:
         blind = constant(LARGEST_BLIND_STEP) * span
-        longest = tf.minimum(longest, constant(LARGEST_FIRST_STEP) * span)
+        longest = tf.minimum(longest, constant(LARGEST_KNOWN_STEP) * span)
         longest = tf.where(known, longest, blind)
         longest = tf.where(tf.equal(rate, 0), tf.minimum(longest, blind), longest)
     h = tf.minimum(tf.reduce_min(tf.minimum(longest, h1)), largest)
