@@ -112,7 +112,7 @@ class _Segments:
 
         solver = self._solver_of(tf.not_equal(start, end))
         if isinstance(solver, RungeKutta):
-            solver = solver.starting_with(step_size)
+            solver = solver.in_units_of(_longest(end - start)).starting_with(step_size)
         packed = tf.nest.pack_sequence_as(self._structure, y)
         return odeint(
             f,

@@ -27,7 +27,8 @@ class AdaptiveRungeKutta(RungeKutta):
         that broadcast against the state, or nests of the state's structure. A step is good enough
         if `norm` of `error / (atol + rtol * max(|y|, |y1|))` is at most 1.
       first_step_size: Size of the first step, in units of time, a number or a scalar tensor; chosen
-        by the solver if `None`.
+        by the solver if `None`. Where each sample of a layer has times of its own, this is the step
+        of the sample that has furthest to go to its next time.
       max_num_steps: Attempts (accepted and rejected) after which a solve fails with status -1.
       safety_factor: Factor on each proposed step, in (0, 1).
       min_step_size_factor, max_step_size_factor: Bounds of the change from one step to the next.
@@ -112,6 +113,11 @@ class AdaptiveRungeKutta(RungeKutta):
             warn_of_tolerance(field, self._rtol, self._atol, held_in)
         return self.copy(field_epsilon=max(field.epsilon, self._field_epsilon))
 
+    def in_units_of(self, unit: tf.Tensor) -> AdaptiveRungeKutta:
+        """As in `RungeKutta`: step sizes are settings in the user's time."""
+        sizes = {"first_step_size": self._first_step_size, "max_step_size": self._max_step_size}
+        return self.copy(**{name: _in_parts(name, value, unit) for name, value in sizes.items()})
+
     def error_norm(self, pack: Callable[[State], Any] = list) -> ErrorNorm:
         """The norm of a state's error; `pack` gives the state its structure."""
         return ErrorNorm(self._norm, self.batch_ndims, pack, self._counted_parts, self._among)
@@ -186,6 +192,15 @@ class AdaptiveRungeKutta(RungeKutta):
 
 def _as_time(name: str, value: float | tf.Tensor | None, dtype: tf.DType) -> tf.Tensor | None:
     return None if value is None else checks.as_time(name, value, dtype)
+
+
+def _in_parts(name: str, value: float | tf.Tensor | None, unit: tf.Tensor) -> tf.Tensor | None:
+    """A step size in parts of `unit`, which may be 0; at most 1, the whole of it."""
+    if value is None:
+        return None
+    tiny = tf.constant(np.finfo(unit.dtype.as_numpy_dtype).tiny, unit.dtype)
+    parts = checks.as_time(name, value, unit.dtype) / tf.maximum(unit, tiny)
+    return tf.where(parts > 1, tf.ones_like(parts), parts)  # NaN stays
 
 
 def _smallest(tolerance: Any) -> Any:

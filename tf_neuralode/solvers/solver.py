@@ -180,6 +180,11 @@ class RungeKutta(tfp.math.ode.Solver):
         """
         return self.copy(autonomous=True)
 
+    def in_units_of(self, unit: tf.Tensor) -> RungeKutta:
+        """The same solver where the time runs from 0 to 1, which is `unit` in the user's time."""
+        del unit
+        return self
+
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         raise NotImplementedError
