@@ -47,7 +47,7 @@ class Dynamics:
     it would have added to the model's losses (activity regularizers, `add_loss`) is dropped.
 
     Args:
-      layer: Keras layer or model, built.
+      layer: Keras layer or model, built; an attribute.
       time_dependent: Whether it is called on `[t, y]`, with t of shape `(batch, 1)`; an attribute.
       training: Passed to the layer.
       writes: Whether a call may write variables, see `probe_writes`.
@@ -66,7 +66,7 @@ class Dynamics:
         writes: bool = True,
         mask: tf.Tensor | None = None,
     ):
-        self._layer = layer
+        self.layer = layer
         self.time_dependent = time_dependent
         self._training = training
         self._writes = writes
@@ -74,17 +74,17 @@ class Dynamics:
 
     def with_mask(self, mask: tf.Tensor | None) -> Dynamics:
         """The same field on states with a mask."""
-        return Dynamics(self._layer, self.time_dependent, self._training, self._writes, mask)
+        return Dynamics(self.layer, self.time_dependent, self._training, self._writes, mask)
 
     @property
     def params(self) -> list[keras.Variable]:
         """The trainable variables: what gradients are wanted for."""
-        return self._layer.trainable_variables
+        return self.layer.trainable_variables
 
     @property
     def constants(self) -> list[keras.Variable]:
         """The other variables: moving statistics, seeds, frozen weights, sums of metrics."""
-        return [*self._layer.non_trainable_variables, *self._layer.metrics_variables]
+        return [*self.layer.non_trainable_variables, *self.layer.metrics_variables]
 
     def read_params(self) -> list[tf.Tensor]:
         """Values of `params`."""
@@ -102,18 +102,20 @@ class Dynamics:
         return slope
 
     def call_in_scope(self, t, y, params, constants) -> tuple[tf.Tensor, _Scope]:
-        """The slope, and the scope that holds what was written."""
-        mapping = [
-            *zip(self.params, params, strict=True),
-            *zip(self.constants, constants, strict=True),
-        ]
+        """The slope, and the scope that holds what was written.
+
+        With `None` for `params` the layer reads those variables themselves.
+        """
+        mapping = [*zip(self.constants, constants, strict=True)]
+        if params is not None:
+            mapping += zip(self.params, params, strict=True)
         inputs = y = _with_mask(y, self._mask)
         if self.time_dependent:
             t = tf.broadcast_to(tf.reshape(t, [-1, 1]), [tf.shape(y)[0], 1])
             inputs = [tf.cast(t, y.dtype), y]
         # In a StatelessScope the layer's own __call__ casts as it does everywhere else.
         with _Scope(mapping) as scope, self._without_false_alarm():
-            slope = self._layer(inputs, training=self._training)
+            slope = self.layer(inputs, training=self._training)
         if slope.dtype in (tf.float16, tf.bfloat16):
             slope = tf.cast(slope, y.dtype)
         if self._mask is not None:
@@ -125,11 +127,11 @@ class Dynamics:
     @contextlib.contextmanager
     def _without_false_alarm(self):
         """Keras warns that a model, of whatever layers, destroys a mask; these do see it."""
-        if self._mask is None or not isinstance(self._layer, keras.Model):
+        if self._mask is None or not isinstance(self.layer, keras.Model):
             yield
             return
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", f"Layer '{re.escape(self._layer.name)}' .* a mask")
+            warnings.filterwarnings("ignore", f"Layer '{re.escape(self.layer.name)}' .* a mask")
             yield
 
     def check_written(self, written: Iterable[keras.Variable]) -> None:
@@ -143,13 +145,13 @@ class Dynamics:
                     "solve calls it many times, as one function of its weights, and drops what it "
                     "writes into them. Write it outside of the solve, between training steps (in a "
                     "callback, or by a constraint of the weight), or freeze it. Received: a "
-                    f"dynamics that writes {variable.path}, of {_holders(self._layer, variable)}"
+                    f"dynamics that writes {variable.path}, of {_holders(self.layer, variable)}"
                 )
             raise ValueError(
                 "Argument dynamics must not write a variable that isn't one of its own: a solve "
                 "drops what it writes there. Make the variable, or the SeedGenerator that random "
                 "numbers are drawn from (Keras' global one, if none is given), an attribute of a "
-                f"layer. Received: a dynamics, {self._layer.name}, that writes {variable.path}"
+                f"layer. Received: a dynamics, {self.layer.name}, that writes {variable.path}"
             )
 
     def updates(self, ends, params, constants, success, all_good) -> dict[int, tf.Tensor]:
@@ -183,7 +185,7 @@ class Dynamics:
 
     def takes_statistics(self, changed: dict[int, tf.Tensor]) -> bool:
         """Whether moving statistics are among `changed`, so that samples depend on each other."""
-        num = len(self._layer.non_trainable_variables)
+        num = len(self.layer.non_trainable_variables)
         return self._training and any(i < num and x.dtype.is_floating for i, x in changed.items())
 
     def _written(self, t, y, params, constants) -> dict[int, tf.Tensor]:

@@ -99,7 +99,8 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
 
     Raises:
       ValueError, TypeError: at construction or build, for arguments that don't fit, and for a
-        dynamics that writes its trainable variables or reads variables in a `tf.function` inside.
+        dynamics that writes its trainable variables, or reads variables in a `tf.function` or a
+        custom gradient inside.
       tf.errors.InvalidArgumentError: from a solve that fails, with `on_failure="raise"`.
 
     Example:

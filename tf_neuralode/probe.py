@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
+from tf_neuralode.custom_gradients import captured, read_by_custom_gradients, read_in_eager_call
 from tf_neuralode.dynamics import Dynamics
 
 
@@ -21,8 +22,8 @@ def probe_writes(
     execution alone) the answer is yes, which costs evaluations and nothing else.
 
     Raises:
-      ValueError: if `layer` writes a variable that a solve can't write, or if it keeps values of
-        its variables or inputs from one call to the next.
+      ValueError: if `layer` writes a variable that a solve can't write, if it keeps values of its
+        variables or inputs from one call to the next, or if a custom gradient in it reads them.
     """
 
     def may_write(training):
@@ -30,24 +31,37 @@ def probe_writes(
         graph = tf.__internal__.FuncGraph("probe")
         with tf.init_scope(), graph.as_default():
             try:
-                first, second = (_Call(dynamics, state_shape, state_dtype) for _ in range(2))
-            except Exception:  # of the layer's own, which may work elsewhere
-                return True
-            dynamics.check_written(first.written)
-            kept = {*second.reached(first), *_read_around_scope(dynamics, graph)}
-            if _calls_functions(graph):
-                kept |= _left_out(dynamics, second)
-        _check_kept(layer, kept)
+                calls = [_Call(dynamics, state_shape, state_dtype) for _ in range(2)]
+            except Exception as error:  # of the layer's own, which may work elsewhere
+                calls, failure = [], error
+            else:
+                _check_in_graph(dynamics, graph, *calls)
+        if not calls:
+            read = read_in_eager_call(dynamics, failure, state_shape, state_dtype)
+            _check_custom_gradients(layer, read)
+            return True
         # A layer that is frozen may be set free later, and write then.
-        return bool(first.written) or (training and bool(dynamics.constants))
+        return bool(calls[0].written) or (training and bool(dynamics.constants))
 
     return may_write(training=False), may_write(training=True)
+
+
+def _check_in_graph(dynamics: Dynamics, graph, first: _Call, second: _Call) -> None:
+    """Raises the errors of `probe_writes`, from two calls in `graph`."""
+    dynamics.check_written(first.written)
+    kept = {*second.reached(first), *_read_around_scope(dynamics, graph)}
+    if _calls_functions(graph):
+        kept |= _left_out(dynamics, second)
+    _check_kept(dynamics.layer, kept)
+    read = read_by_custom_gradients(dynamics, graph, second.inputs, second.written)
+    _check_custom_gradients(dynamics.layer, read)
 
 
 class _Call:
     """One call on placeholders in the current graph.
 
     Attributes:
+      inputs: The placeholders, `(t, y, params, constants)`.
       given: Names of what the placeholders stand for, and these.
       written: The variables that were written.
       sources: Names of all tensors that the slope and what was written are computed from.
@@ -58,9 +72,9 @@ class _Call:
         t, y = placeholder(state_dtype, []), placeholder(state_dtype, state_shape)
         params = [placeholder(v.dtype, v.shape) for v in dynamics.params]
         constants = [placeholder(v.dtype, v.shape) for v in dynamics.constants]
+        self.inputs = (t, y, params, constants)
         slope, scope = dynamics.call_in_scope(t, y, params, constants)
         self.written = list(scope.written.values())
-        self.y = y
         names = [v.path for v in [*dynamics.params, *dynamics.constants]]  # perhaps not unique
         names = ["the time", "the state", *names]
         self.given = list(zip(names, [t, y, *params, *constants], strict=True))
@@ -79,15 +93,7 @@ class _Call:
 
 def _read_around_scope(dynamics: Dynamics, graph) -> set[str]:
     """Variables that `graph` reads itself, as in a `tf.function` that was traced elsewhere."""
-    captured = {id(tensor) for tensor, _ in graph.captures}
-    read = set()
-    for variable in [*dynamics.params, *dynamics.constants]:
-        value = getattr(variable, "_value", None)
-        # Under a tf.distribute strategy one has several.
-        for one in getattr(value, "values", [value]):
-            if isinstance(one, tf.Variable) and id(one.handle) in captured:
-                read.add(variable.path)
-    return read
+    return set(captured([*dynamics.params, *dynamics.constants], graph).values())
 
 
 def _calls_functions(graph) -> bool:
@@ -106,7 +112,8 @@ def _left_out(dynamics: Dynamics, call: _Call) -> set[str]:
     used = call.reached(call)
     try:
         with _functions_inlined():
-            inlined = _Call(dynamics, call.y.shape, call.y.dtype)
+            _, y, _, _ = call.inputs
+            inlined = _Call(dynamics, y.shape, y.dtype)
     except Exception:  # It may need autograph.
         params = {v.path for v in dynamics.params}
         return set() if used & params else params
@@ -136,4 +143,17 @@ def _check_kept(layer: keras.layers.Layer, kept: set[str]) -> None:
             "another solve. Remove the tf.function; the solve is compiled as a whole by "
             "NeuralODE(jit_compile=True), or in a tf.function around the layer. "
             f"Received: dynamics={layer.name}, which keeps {', '.join(sorted(kept))}"
+        )
+
+
+def _check_custom_gradients(layer: keras.layers.Layer, read: set[str]) -> None:
+    if read:
+        raise ValueError(
+            "Argument dynamics must not read its variables in a custom gradient "
+            "(tf.custom_gradient, tf.recompute_grad, keras.remat, keras.RematScope): a solve gives "
+            "it tensors in their place, which get no gradients there. Drop the rematerialization: "
+            "gradient='tape' and the adjoints compute activations again anyway. To a function of "
+            "your own with tf.custom_gradient pass the weights as arguments. "
+            f"Received: dynamics={layer.name}, with a custom gradient that reads "
+            f"{', '.join(sorted(read))}"
         )
