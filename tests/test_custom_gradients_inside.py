@@ -170,20 +170,28 @@ def nothing_of_the_weights(self, y, training):
     return tf.recompute_grad(tf.tanh)(y) * self.of(y)
 
 
-def frozen(self, y, training):
-    self.of.trainable = False
-    return recomputed(self, y, training)
-
-
 @pytest.mark.parametrize(
     "how",
     [
-        weights_as_arguments, of_the_state_alone, straight_through, stopped, frozen,
+        weights_as_arguments, of_the_state_alone, straight_through, stopped,
         nothing_of_the_weights,
     ],
 )  # fmt: skip
 def test_other_custom_gradients_are_no_error(how):
     NeuralODE(Field(how), dtype="float64").build((None, 2))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_frozen_weights_in_a_custom_gradient_are_an_error_once_they_are_set_free(compiled):
+    layer = NeuralODE(Field(recomputed), gradient="tape", dtype="float64")
+    layer.dynamics.trainable = False
+    call = tf.function(layer) if compiled else layer
+    y0 = tf.constant([[0.3, -0.2]], tf.float64)
+    call(y0)
+    layer.dynamics.trainable = True
+    with pytest.raises(ValueError, match=REFUSED + "kernel"):
+        # Keras traces anew after `compile`.
+        (tf.function(layer) if compiled else layer)(y0)
 
 
 def test_a_solve_inside_a_dynamics_is_no_error():

@@ -204,20 +204,25 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
             self._failed_solves = keras.metrics.Sum(name="failed_solves")
         self._compiled_solve = Compiled(self._solve)
         self._writes = (True, True)  # whether calls of dynamics may: in inference, in training
+        self._num_probed = 0  # trainable weights
 
     def build(self, input_shape: Any) -> None:
         check_distinct(self._knots, self.compute_dtype)
         dynamics_lib.build(
             self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
         )
-        self._writes = probe_writes(
-            self.dynamics, tuple(input_shape), self.compute_dtype, self.time_dependent
-        )
+        self._probe(tuple(input_shape))
         # A field with fewer bits than the state: its rounding bounds the tolerance from below.
         self._field = precision.of_layer(self.dynamics)
         if isinstance(self.solver, RungeKutta):
             self.solver.for_field(self._field, held_in=self.compute_dtype)
         self.built = True
+
+    def _probe(self, state_shape: tuple) -> None:
+        self._writes = probe_writes(
+            self.dynamics, state_shape, self.compute_dtype, self.time_dependent
+        )
+        self._num_probed = len(self.dynamics.trainable_variables)
 
     def call(
         self,
@@ -229,6 +234,8 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
     ) -> tf.Tensor:
         mask, y0_mask = self._check_call(y0, times, mask, y0_mask)
         y0 = tf.cast(y0, self.compute_dtype)
+        if len(self.dynamics.trainable_variables) > self._num_probed:
+            self._probe((None, *y0.shape[1:]))  # some were frozen then
         chosen = None
         if times is not None:
             chosen = call_times(times, mask, y0, self.t_span, strict=self.on_failure == "raise")
