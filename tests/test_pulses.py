@@ -19,7 +19,8 @@ def test_no_more_pulses_are_passed_over_than_by_scipy(name, tolerance):
     share, count = share_of(pulses, name, tolerance)
     scipy_share, scipy_count = share_of(pulses, COUNTERPARTS[name], tolerance)
     assert share <= scipy_share
-    # Those that are seen take evaluations, too, and there are twice as many. Verner6, of order 6, has no counterpart there.
+    # Those that are seen take evaluations, too, and they are twice as many as SciPy misses.
+    # Verner6, of order 6, has no counterpart there.
     assert count <= 1.3 * scipy_count or name == "Verner6"
 
 

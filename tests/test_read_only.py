@@ -14,6 +14,7 @@ OTHERS = {
     "gradient": "tape",
     "rtol": 1e-7,
     "atol": 1e-7,
+    "norm": "mean",
     "t_eval": [0.5],
     "return_sequences": True,
     "time_dependent": True,

@@ -78,6 +78,13 @@ class ErrorNorm:
         # Under XLA a state is held as vectors, see `flat_state`.
         return [tf.reshape(size, tf.shape(x)) for size, x in zip(sizes, y, strict=True)]
 
+    def counts(self, samples: tf.Tensor) -> tf.Tensor:
+        """`samples`, booleans of the shape of `of_samples`, false for those that don't count."""
+        if samples.shape.rank == 0 or self.among is None:
+            return samples
+        axes = list(range(self.batch_ndims, self.among.shape.rank))
+        return samples & tf.reduce_any(self.among, axis=axes)
+
     def _counted(self, scaled: State) -> State:
         return tf.nest.flatten(self.parts(self.pack(scaled)))
 

@@ -251,7 +251,7 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm, span=
     if span is not None:
         blind = constant(LARGEST_BLIND_STEP) * span
         longest = tf.minimum(longest, constant(LARGEST_KNOWN_STEP) * span)
-        longest = tf.where(known, longest, blind)
-        longest = tf.where(tf.equal(rate, 0), tf.minimum(longest, blind), longest)
+        unknown = norm.counts(~known | tf.equal(rate, 0))
+        longest = tf.where(unknown, tf.where(known, tf.minimum(longest, blind), blind), longest)
     h = tf.minimum(tf.reduce_min(tf.minimum(longest, h1)), largest)
     return tf.where(tf.math.is_finite(h), h, h0)
