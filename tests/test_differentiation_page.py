@@ -173,8 +173,8 @@ def check(row, gradient, cell, mode, solver, highest=3):
         with pytest.raises(refused):
             found_by(row, gradient, solver, 1, None, mode)
         return
-    if order > highest:
-        order, refused = highest, None
+    if highest < 3:  # compiled: with a further tape around, TensorFlow may refuse to compile
+        order, refused = min(order, highest), None
     found = found_by(row, gradient, solver, order, refused, mode)
     sources = [tf.constant(A, tf.float64), tf.constant(B, tf.float64)]
     expected, _ = derivatives(lambda: ROWS[row][1](*sources), sources, order)
