@@ -206,7 +206,13 @@ def test_a_cell_says_what_there_is(row, gradient, cell, mode):
 
 
 @pytest.mark.parametrize(
-    ("row", "gradient", "cell"), [cell for cell in CELLS_OF_PAGE if cell[1] is KEPT]
+    ("row", "gradient", "cell"),
+    [
+        cell
+        for cell in CELLS_OF_PAGE
+        # TensorFlow can't compile kept activations in the loop over each sample's times.
+        if cell[1] == ("tape" if ROWS[cell[0]][0] is by_sample_times else KEPT)
+    ],
 )
 def test_it_holds_under_xla(row, gradient, cell):
     check(row, gradient, cell, "xla", solver_for("xla", 2), highest=2)
