@@ -63,7 +63,8 @@ def test_times_of_each_sample_count_their_segments(gradient):
 
     class Field(keras.layers.Layer):
         def call(self, y):
-            calls.append(1)
+            if tf.executing_eagerly():  # not where the solve looks what f closes over
+                calls.append(1)
             return tf.tanh(y)
 
     layer = NeuralODE(Field(), gradient=gradient, solver=solvers.RK4(6), track_stats=True)
