@@ -103,7 +103,10 @@ class _Segments:
 
         return captures_of(flat_f, t, tf.nest.flatten(y0), params)
 
-    def _odeint(self, y: State, start, end, params: list, step_size, probe=None) -> Results:
+    def _odeint(self, y: State, ends, whole, params: list, step_size, probe=None) -> Results:
+        """Solves from one of the `ends` to the other, in an interval of length `whole`."""
+        start, end = ends
+
         def f(u, y, params):
             start, end, params = params
             t = (1 - u) * start + u * end
@@ -112,7 +115,10 @@ class _Segments:
 
         solver = self._solver_of(tf.not_equal(start, end))
         if isinstance(solver, RungeKutta):
-            solver = solver.in_units_of(_longest(end - start)).starting_with(step_size)
+            length = _longest(end - start)
+            moves = length > 0
+            whole = tf.where(moves, whole / tf.where(moves, length, 1.0), tf.ones_like(length))
+            solver = solver.in_units_of(length).as_part_of(whole).starting_with(step_size)
         packed = tf.nest.pack_sequence_as(self._structure, y)
         return odeint(
             f,
@@ -130,14 +136,14 @@ class _Segments:
         num = knots.shape[0] or tf.shape(knots)[0]
         rows = [tf.TensorArray(x.dtype, num, element_shape=x.shape).write(0, x) for x in y0]
         first_steps = tf.TensorArray(knots.dtype, num - 1, element_shape=[])
-        zero = tf.constant(0)
+        whole, zero = _longest(knots[-1] - knots[0]), tf.constant(0)
         start = Diagnostics(zero, zero, zero, zero, zero, knots[0], zero)
 
         def segment(i, y, rows, warm, first_steps, total):
             begin, end = tf.gather(knots, i), tf.gather(knots, i + 1)
             length = _longest(end - begin)
             step_size = self._first_step(warm, length, knots)
-            results = self._odeint(y, begin, end, params, step_size)
+            results = self._odeint(y, (begin, end), whole, params, step_size)
             y = [x[-1] for x in tf.nest.flatten(results.states)]
             rows = [array.write(i + 1, x) for array, x in zip(rows, y, strict=True)]
             warm = _handed_on(warm, length, results.diagnostics)
@@ -158,6 +164,7 @@ class _Segments:
     def pull_back(self, rows, step_sizes, knots, params, sources, d_rows):
         """Gradients of the knots, of y0 and of the sources, and the number of evaluations of f."""
         num = knots.shape[0] or tf.shape(knots)[0]
+        whole = tf.stop_gradient(_longest(knots[-1] - knots[0]))
         at = lambda leaves, i: [tf.gather(x, i) for x in leaves]
 
         def segment(i, adjoint_state, d_end, d_sources, d_knots, num_evaluations):
@@ -165,7 +172,8 @@ class _Segments:
             probe = tf.zeros([])
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([begin, end, probe, *y, *sources])
-                results = self._odeint(y, begin, end, params, tf.gather(step_sizes, i), probe)
+                step_size = tf.gather(step_sizes, i)
+                results = self._odeint(y, (begin, end), whole, params, step_size, probe)
                 y1 = [x[-1] for x in tf.nest.flatten(results.states)]
             d_begin, d_this_end, num_backward, *rest = tape.gradient(
                 y1,

@@ -61,7 +61,7 @@ class Adjoint(BackwardTolerances, Gradient):
             span = tf.abs(problem.times[-1] - problem.times[0])
             adjoint_solver = solver.given_adjoint() or self.backward_solver(solver.for_adjoint())
             if isinstance(adjoint_solver, RungeKutta):
-                adjoint_solver = adjoint_solver.copy(
+                adjoint_solver = adjoint_solver.as_part_of(span).copy(
                     finish_states=_report_evaluations, backward_span=span
                 )
             solver = solver.copy(keep_rows=True, keep_steps=problem.keep_steps)

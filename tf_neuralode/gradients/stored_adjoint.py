@@ -95,7 +95,7 @@ class StoredAdjoint(BackwardTolerances, Gradient):
     ):
         """Gradients of y0 and of `sources`, and the number of evaluations of f."""
         times = problem.times
-        solver = self.backward_solver(problem.solver)
+        solver = self.backward_solver(problem.solver).as_part_of(tf.abs(times[-1] - times[0]))
         if isinstance(solver, AdaptiveRungeKutta):
             # Being bound to the forward steps is no sign of a failure: a piece gets two attempts
             # more for each of them, the second for a step that stops in front of a shorter one.

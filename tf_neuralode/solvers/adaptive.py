@@ -37,6 +37,12 @@ class AdaptiveSettings(NamedTuple):
     max_num_steps: int
     limit: Limit | None = None
     autonomous: bool = False
+    whole_span: tf.Tensor | None = None
+
+    def span(self, t0: tf.Tensor, t1: tf.Tensor) -> tf.Tensor:
+        """Length of the interval, or of the one that it is a part of."""
+        part = tf.abs(t1 - t0)
+        return part if self.whole_span is None else tf.maximum(part, self.whole_span)
 
 
 class _Progress(NamedTuple):
@@ -138,7 +144,7 @@ def _first_step(method, settings, f, t0, t1, y0, k0, direction, previous_step_si
             method.error_order,
             settings.tolerances,
             settings.norm,
-            None if settings.autonomous else span,
+            None if settings.autonomous else settings.span(t0, t1),
         )
         return h, tf.constant(2)
 
@@ -210,7 +216,7 @@ def _judge(settings, t0, t1, p: _Progress, h, cut, error, accepted):
     control = settings.controller
     grown = h * control.factor_after_accepted(error, p.previous_error, p.after_rejection)
     if not settings.autonomous:
-        grown = limit_blind_growth(grown, h, error, tf.abs(t1 - t0))
+        grown = limit_blind_growth(grown, h, error, settings.span(t0, t1))
     # A cut says nothing of the error, so it must not shorten the next step, nor a warm start.
     grown = tf.where(cut, tf.maximum(grown, p.h), grown)
     if settings.max_step_size is not None:

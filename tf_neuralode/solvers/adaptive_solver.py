@@ -155,6 +155,7 @@ class AdaptiveRungeKutta(RungeKutta):
             max_num_steps=self._max_num_steps,
             limit=limit,
             autonomous=self._autonomous,
+            whole_span=self._whole_span,
         )
         return adaptive.integrate(
             self.method,

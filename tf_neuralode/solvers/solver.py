@@ -78,6 +78,7 @@ class RungeKutta(tfp.math.ode.Solver):
         self._backward_span: tf.Tensor | None = None
         self._start_step_size: tf.Tensor | None = None
         self._batch_ndims: int | None = None
+        self._whole_span: tf.Tensor | None = None
         self._autonomous = False
         self._finish_states = lambda states, diagnostics: states
         given = make_adjoint_solver_fn
@@ -179,6 +180,14 @@ class RungeKutta(tfp.math.ode.Solver):
         begins with shorter steps where the slope is 0.
         """
         return self.copy(autonomous=True)
+
+    def as_part_of(self, span: tf.Tensor) -> RungeKutta:
+        """The same solver, for parts of an interval of length `span`, in their unit of time.
+
+        How short a step is where nothing is known of a field is a fraction of the whole.
+        """
+        own = self._whole_span
+        return self.copy(whole_span=span if own is None else tf.maximum(own, span))
 
     def in_units_of(self, unit: tf.Tensor) -> RungeKutta:
         """The same solver where the time runs from 0 to 1, which is `unit` in the user's time."""
