@@ -196,7 +196,8 @@ def test_every_row_has_a_problem_and_every_gradient_a_column():
     assert {cell for _, _, cell in CELLS_OF_PAGE} <= set(CELLS)
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
+# Graphs of gradients of gradients take seconds to trace, each.
+@pytest.mark.parametrize("mode", ["eager", pytest.param("graph", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("row", "gradient", "cell"), CELLS_OF_PAGE)
 def test_a_cell_says_what_there_is(row, gradient, cell, mode):
     if (gradient, mode) == ("adjoint", "graph") and ROWS[row][0] in (by_captures, by_times):
@@ -205,6 +206,7 @@ def test_a_cell_says_what_there_is(row, gradient, cell, mode):
     check(row, gradient, cell, mode, solver_for(mode, CELLS[cell][0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "gradient", "cell"),
     [
@@ -244,6 +246,7 @@ def outer_derivatives(function, order):
     return derivatives(lambda: function(*sources), sources, order)[0][-1]
 
 
+@pytest.mark.slow
 def test_a_tape_outside_of_compiled_code_has_first_derivatives_but_of_kept_activations():
     found = outer_derivatives(compiled("tape"), 1)
     np.testing.assert_allclose(found, np.exp(B) * np.array([1, A]), rtol=1e-3)
@@ -251,6 +254,7 @@ def test_a_tape_outside_of_compiled_code_has_first_derivatives_but_of_kept_activ
         outer_derivatives(compiled(KEPT), 1)
 
 
+@pytest.mark.slow
 def test_a_tape_outside_gets_an_error_as_it_runs_and_nan_of_compiled_code():
     def first(a, b):
         return outer_first(a, b)[0]
@@ -264,6 +268,7 @@ def test_a_tape_outside_gets_an_error_as_it_runs_and_nan_of_compiled_code():
     assert np.isnan(outer_derivatives(in_mode(first, "xla"), 1)).all()
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_adaptive_steps_to_many_times_do_not_compile():
     solver = solvers.Bosh3(1e-3, 1e-3, max_num_steps=20)
 
