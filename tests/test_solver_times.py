@@ -37,7 +37,8 @@ class Recorded:
         self.times = []
 
     def __call__(self, t, y):
-        self.times.append(float(t))
+        if tf.executing_eagerly():  # not where the solve looks what f closes over
+            self.times.append(float(t))
         return self.f(t, y)
 
 
