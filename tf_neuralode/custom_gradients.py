@@ -139,7 +139,7 @@ def _closed_over(graph, places: dict[str, keras.Variable]) -> list[keras.Variabl
     found = set()
     for op in graph.get_operations():
         if _is_custom(op.node_def):
-            found |= _read(list(op.inputs), lambda x: x.name, lambda x: list(x.op.inputs))
+            found |= _read(list(op.inputs))
     return [places[name] for name in found if name in places]
 
 
@@ -162,7 +162,15 @@ def _data_inputs(node) -> list[str]:
     return [name for name in node.input if not name.startswith("^")]
 
 
-def _read(inputs: list, name_of: Callable, inputs_of: Callable) -> set[str]:
+def _name(tensor: tf.Tensor) -> str:
+    return tensor.name
+
+
+def _inputs(tensor: tf.Tensor) -> list[tf.Tensor]:
+    return list(tensor.op.inputs)
+
+
+def _read(inputs: list, name_of: Callable = _name, inputs_of: Callable = _inputs) -> set[str]:
     """Names of what the first result of a custom gradient is computed from, but for its arguments.
 
     Args:
@@ -170,12 +178,21 @@ def _read(inputs: list, name_of: Callable, inputs_of: Callable) -> set[str]:
       name_of, inputs_of: Of one of `inputs`, or of what it is computed from.
     """
     first, *others = inputs
-    arguments = {name_of(x) for x in others}
+    return names_behind([first], name_of, inputs_of, {name_of(x) for x in others})
+
+
+def names_behind(
+    results: list,
+    name_of: Callable = _name,
+    inputs_of: Callable = _inputs,
+    without: Iterable[str] = (),
+) -> set[str]:
+    """Names of `results` and of all that they are computed from, not past those in `without`."""
     found: set[str] = set()
-    waiting = [first]
+    waiting = list(results)
     while waiting:
         x = waiting.pop()
-        if name_of(x) not in arguments and name_of(x) not in found:
+        if name_of(x) not in without and name_of(x) not in found:
             found.add(name_of(x))
             waiting += inputs_of(x)
     return found

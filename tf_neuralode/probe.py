@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from tf_neuralode.custom_gradients import captured, read_by_custom_gradients, read_in_eager_call
+from tf_neuralode.custom_gradients import (
+    captured,
+    names_behind,
+    read_by_custom_gradients,
+    read_in_eager_call,
+)
 from tf_neuralode.dynamics import Dynamics
 
 
@@ -78,13 +83,8 @@ class _Call:
         names = [v.path for v in [*dynamics.params, *dynamics.constants]]  # perhaps not unique
         names = ["the time", "the state", *names]
         self.given = list(zip(names, [t, y, *params, *constants], strict=True))
-        self.sources: set[str] = set()
-        waiting = [slope, *(scope.get_current_value(v) for v in self.written)]
-        while waiting:
-            tensor = waiting.pop()
-            if tensor.name not in self.sources:
-                self.sources.add(tensor.name)
-                waiting += tensor.op.inputs
+        results = [slope, *(scope.get_current_value(v) for v in self.written)]
+        self.sources = names_behind(results)
 
     def reached(self, other: _Call) -> set[str]:
         """What of the things given to `other` this call depends on."""

@@ -116,8 +116,7 @@ class _Segments:
         solver = self._solver_of(tf.not_equal(start, end))
         if isinstance(solver, RungeKutta):
             length = _longest(end - start)
-            moves = length > 0
-            whole = tf.where(moves, whole / tf.where(moves, length, 1.0), tf.ones_like(length))
+            whole = _in_units_of(length, whole)
             solver = solver.in_units_of(length).as_part_of(whole).starting_with(step_size)
         packed = tf.nest.pack_sequence_as(self._structure, y)
         return odeint(
@@ -218,8 +217,13 @@ class _Segments:
             size = solver.initial_step_size(_longest(knots[-1] - knots[0]))
         else:
             size = tf.zeros_like(length)
-        moves = length > 0
-        return tf.where(moves, size / tf.where(moves, length, 1.0), tf.ones_like(length))
+        return _in_units_of(length, size)
+
+
+def _in_units_of(length: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """`size` over `length`; 1 where nobody moves."""
+    moves = length > 0
+    return tf.where(moves, size / tf.where(moves, length, 1.0), tf.ones_like(length))
 
 
 def _by_sample(factor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

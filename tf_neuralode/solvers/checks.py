@@ -72,21 +72,19 @@ def norm(value):
 
 def count(name: str, value) -> int:
     """`value` as an int of at least 0; 0 for `None`."""
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"Argument {name} must be an integer. Received: {name}={value!r}")
-    if value < 0:
-        raise ValueError(f"Argument {name} must be at least 0. Received: {name}={value}")
-    return int(value)
+    return 0 if value is None else _integer(name, value, 0)
 
 
 def positive_integer(name: str, value) -> int:
     """`value` as an int of at least 1."""
+    return _integer(name, value, 1)
+
+
+def _integer(name: str, value, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"Argument {name} must be an integer. Received: {name}={value!r}")
-    if value < 1:
-        raise ValueError(f"Argument {name} must be at least 1. Received: {name}={value}")
+    if value < least:
+        raise ValueError(f"Argument {name} must be at least {least}. Received: {name}={value}")
     return int(value)
 
 
