@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_neuralode.solvers.precision import of_dtypes
+from tf_neuralode.solvers.precision import of_state
 from tf_neuralode.solvers.runge_kutta import OdeFn, State
 from tf_neuralode.xla import inside_xla
 
@@ -55,7 +55,7 @@ class FlatState:
                 )
         self._dtypes = [leaf.dtype for leaf in leaves]
         # A field computes in the dtypes that it gets.
-        self.field_precision = of_dtypes(dtype.real_dtype.name for dtype in self._dtypes)
+        self.field_precision = of_state(dtype.real_dtype.name for dtype in self._dtypes)
         self._sizes = [_sizes(leaf) for leaf in leaves]
         self.leaves: State = self.flatten([tf.cast(x, solve_dtype(x.dtype)) for x in leaves])
         # The widest; time and norms are held in it.

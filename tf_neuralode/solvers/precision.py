@@ -14,31 +14,41 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Hand on what they are given; the dtype that they were made with means nothing.
+_CONTAINERS = (keras.Function, keras.Sequential, keras.layers.InputLayer)
 # Spacing of the numbers above 1.
 EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 _TF32 = 2.0**-10
 
 
 class FieldPrecision(NamedTuple):
-    """The coarsest arithmetic of a field: what it is called, and its spacing of numbers above 1."""
+    """The arithmetic of a field: what it is called, and its spacing of numbers above 1."""
 
     name: str = "float64"
     epsilon: float = 0.0
 
 
-def of_dtypes(names: Iterable[str]) -> FieldPrecision:
-    """That of the coarsest of the dtypes."""
-    known = [FieldPrecision(name, EPSILON[name]) for name in names if name in EPSILON]
-    return max(known, key=lambda precision: precision.epsilon, default=FieldPrecision())
+def of_state(dtypes: Iterable[str]) -> FieldPrecision:
+    """That of a field of a state of these dtypes: the finest, whose part must not be loosened."""
+    return min(_known(dtypes), key=lambda one: one.epsilon, default=FieldPrecision())
 
 
 def of_layer(layer: keras.layers.Layer) -> FieldPrecision:
-    """That of a layer, once it is built, and of all layers in it."""
-    found = of_dtypes(one.compute_dtype for one in layer._flatten_layers())
+    """The coarsest of a layer, once it is built, and of all layers in it."""
+    computing = [one for one in layer._flatten_layers() if not isinstance(one, _CONTAINERS)]
+    found = max(
+        _known(one.compute_dtype for one in computing),
+        key=lambda one: one.epsilon,
+        default=FieldPrecision(),
+    )
     multiplies = any(len(weight.shape) > 1 for weight in layer.weights)
     if found.name == "float32" and multiplies and _uses_tf32():
         return FieldPrecision("TF32", _TF32)
     return found
+
+
+def _known(dtypes: Iterable[str]) -> list[FieldPrecision]:
+    return [FieldPrecision(dtype, EPSILON[dtype]) for dtype in dtypes if dtype in EPSILON]
 
 
 def _uses_tf32() -> bool:
