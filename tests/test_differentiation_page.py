@@ -183,7 +183,10 @@ def check(row, gradient, cell, mode, solver, highest=3):
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=3e-3, atol=1e-3)
 
 
-def solver_for(mode, order):
+def solver_for(row, mode, order):
+    if mode == "eager" and row.startswith("the time `s`"):
+        # The third derivative of a cubic is right in the middle of a step; 0.8 is near the seventh.
+        return solvers.RK4(8)
     if mode != "graph":
         return solvers.RK4(4)  # (1/4)^4 / 120, where third derivatives lose three powers
     # The graph of a third derivative is large: take two stages, (1/40)^2.
@@ -203,7 +206,7 @@ def test_a_cell_says_what_there_is(row, gradient, cell, mode):
     if (gradient, mode) == ("adjoint", "graph") and ROWS[row][0] in (by_captures, by_times):
         # An outer tape records TFP's backward pass, and TensorFlow fails to differentiate that.
         pytest.skip("an error of another kind: RuntimeError or KeyError, after up to a minute")
-    check(row, gradient, cell, mode, solver_for(mode, CELLS[cell][0]))
+    check(row, gradient, cell, mode, solver_for(row, mode, CELLS[cell][0]))
 
 
 @pytest.mark.slow
@@ -217,7 +220,7 @@ def test_a_cell_says_what_there_is(row, gradient, cell, mode):
     ],
 )
 def test_it_holds_under_xla(row, gradient, cell):
-    check(row, gradient, cell, "xla", solver_for("xla", 2), highest=2)
+    check(row, gradient, cell, "xla", solver_for(row, "xla", 2), highest=2)
 
 
 def test_third_derivatives_beside_a_tensor_of_times_are_an_error():
