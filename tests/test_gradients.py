@@ -58,6 +58,8 @@ def test_gradient_error_falls_with_the_tolerance(gradient, case):
     # 3 the global one is some ten times that. The backsolve adjoint also solves the state back
     # through a field that contracts by a factor of ten, which multiplies its errors by as much.
     factor = 300 if gradient == "adjoint" else 30
+    if times == BACKWARDS:  # there the solution itself is what grows
+        factor = max(factor, 60)
     for error, tolerance in zip(errors, tolerances, strict=True):
         assert error < factor * tolerance
     # A tolerance a thousand times smaller; the error per step goes as its 6/5-th power or less.
@@ -101,9 +103,12 @@ def test_tape_equals_finite_differences_of_the_same_step_sequence(tolerance, tim
 
     gradient = gradients.Tape(checkpoint=checkpoint)
     actual = loss_and_gradients(inputs, times, gradient, solver)[1]
-    expected = finite_differences(tf.function(replayed_loss, autograph=False), inputs)
-    # Central differences in float64 with a step of 1e-5 are good to about 1e-10.
-    assert relative_error(actual, expected) < 1e-8
+    function = tf.function(replayed_loss, autograph=False)
+    wide, narrow = (finite_differences(function, inputs, step=h) for h in (2e-5, 1e-5))
+    # A step of 1.8, which 1e-1 allows, makes third derivatives large: extrapolated, the truncation
+    # of central differences is of order h^4, and what is left is rounding, about 1e-10.
+    expected = [(4 * b - a) / 3 for a, b in zip(wide, narrow, strict=True)]
+    assert relative_error(actual, expected) < 1e-9
 
 
 def _field(t, y, params):
