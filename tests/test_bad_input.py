@@ -109,7 +109,7 @@ def test_integer_input_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "t", [[0.0], [0.0, 0.0], [0.0, 2.0, 1.0], [0.0, NAN], [[0.0, 1.0]], 1.0], ids=str
+    "t", [[], [0.0, 2.0, 1.0], [0.0, NAN], [NAN], [0.0, np.inf], [[0.0, 1.0]], 1.0], ids=str
 )
 def test_output_times_must_be_monotone(t):
     with pytest.raises(ValueError, match=r"(?s)Argument t must.*Received"):

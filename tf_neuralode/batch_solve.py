@@ -9,11 +9,9 @@ import tensorflow as tf
 
 from tf_neuralode.call_times import CallTimes
 from tf_neuralode.dynamics import Dynamics
-from tf_neuralode.gradients.captures import as_constant, captures_of
-from tf_neuralode.gradients.time_gradient import attach_times
+from tf_neuralode.gradients.captures import as_constant
 from tf_neuralode.odeint import odeint
 from tf_neuralode.regularizers import Regularizer, with_cost
-from tf_neuralode.results import Results
 from tf_neuralode.sample_times import solve_at_sample_times
 from tf_neuralode.samples import FiniteSamples
 from tf_neuralode.solvers import AdaptiveRungeKutta, Diagnostics
@@ -85,7 +83,7 @@ def solve_batch(
         solver = _of_state_alone(solver)
     knots = times.knots
     if times.are_shared:
-        results = solve_at_shared_times(
+        results = odeint(
             f,
             start,
             knots,
@@ -130,34 +128,3 @@ def _of_state_alone(solver):
     # The cost doesn't count in the error norm, so any number will do.
     tolerances = {name: (value, 1.0) for name, value in config.items()}
     return solver.copy(counted_parts=lambda state: [state[0]], **tolerances)
-
-
-def solve_at_shared_times(f, y0: Any, knots: tf.Tensor, params, **options) -> Results:
-    """As `odeint`, where `knots[1]` may equal `knots[0]`, if they are tensors.
-
-    Then another time is solved for in its place, and the initial state is its row.
-    """
-    if not tf.is_tensor(knots):
-        return odeint(f, y0, knots, params, **options)
-    first, rest = knots[1], knots[2:]
-    starts_there = tf.equal(first, knots[0])
-    one_on = tf.concat([rest, knots[:1] + 1], axis=0)[0]
-    between = tf.stop_gradient((knots[0] + one_on) / 2)
-    distinct = tf.concat([knots[:1], [tf.where(starts_there, between, first)], rest], axis=0)
-    results = odeint(f, y0, distinct, params, **options)
-
-    def flat_f(t, leaves, params):
-        return tf.nest.flatten(f(t, tf.nest.pack_sequence_as(y0, leaves), params))
-
-    leaves = tf.nest.flatten(y0)
-    # The row gets its derivative with respect to the time, as the others have.
-    captures = captures_of(flat_f, knots[1], leaves, params)
-    twice = options["gradient"].keeps_activations
-    _, with_time = attach_times(flat_f, captures, knots[1:2], leaves, params, twice)
-    initial = tf.nest.pack_sequence_as(y0, with_time([y[tf.newaxis] for y in leaves]))
-
-    def one(rows, initial):
-        second = tf.where(starts_there, initial, rows[1:2])
-        return tf.concat([rows[:1], second, rows[2:]], axis=0)
-
-    return results._replace(states=tf.nest.map_structure(one, results.states, initial))

@@ -74,11 +74,10 @@ def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: 
     if elapsed.shape.rank == 1:
         knots = tf.concat([tf.zeros([1], y0.dtype), elapsed], axis=0)
         steps = direction * (knots[1:] - knots[:-1])
-        in_order = tf.reduce_all(steps[1:] > 0) & (steps[0] >= 0) & tf.math.is_finite(knots[-1])
+        in_order = tf.reduce_all(steps >= 0) & tf.math.is_finite(knots[-1])
         message = (
-            "Argument times must be strictly monotone in the direction of t_span, and begin at "
-            "t_span[0] or behind it. Sort times and drop repeated ones; times of each sample, "
-            "(batch, num_times), may repeat."
+            "Argument times must be monotone in the direction of t_span, and begin at t_span[0] or "
+            "behind it. Sort times."
         )
         knots = checked(knots, in_order, message, received, times)
         resolved = _resolved(knots[-1], tf.size(elapsed), origin, own)
@@ -114,12 +113,9 @@ def _went_through_float32(times: tf.Tensor) -> tf.Tensor:
 def _resolved(last: tf.Tensor, num: tf.Tensor, origin: float, dtype: tf.DType) -> tf.Tensor:
     """`is_resolved` of `num` times up to `last`, of all samples together.
 
-    Together, since one that rests, or that wants the state just behind the start, says nothing. All
-    may rest as well, for want of bits; one time at the start is taken as meant.
+    Together, since one that rests, or that wants the state just behind the start, says nothing.
     """
-    total = tf.reduce_sum(tf.abs(last))
-    one_at_start = tf.equal(total, 0) & (num <= 1)
-    return one_at_start | is_resolved(total, num, origin, dtype)
+    return is_resolved(tf.reduce_sum(tf.abs(last)), num, origin, dtype)
 
 
 def fill_masked(times: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

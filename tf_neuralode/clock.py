@@ -124,8 +124,9 @@ def is_resolved(total: Any, num: Any, origin: Any, dtype: tf.DType) -> Any:
     """Whether times of `dtype` tell how far it is from one to the next, to 1 % in the mean.
 
     A time is rounded by about eps times itself. Neighbours may be closer by chance, or because an
-    output is wanted just there: those are no further off than the others. float64 is never asked:
-    its times are resolved, or repeat.
+    output is wanted just there: those are no further off than the others. One that is the initial
+    time itself is meant; several may be so for want of bits. float64 is never asked: its times are
+    resolved, or repeat.
 
     Args:
       total: Sum of the times' distances.
@@ -137,8 +138,10 @@ def is_resolved(total: Any, num: Any, origin: Any, dtype: tf.DType) -> Any:
         return True
     eps = 2.0**-7 if dtype == tf.bfloat16 else np.finfo(dtype.as_numpy_dtype).eps
     if not tf.is_tensor(total):
-        return total >= 100 * float(eps) * abs(float(origin)) * num
+        is_meant = total == 0 and num <= 1
+        return is_meant or total >= 100 * float(eps) * abs(float(origin)) * num
     if not tf.is_tensor(origin):
         origin = tf.constant(float(origin), total.dtype)
     bound = tf.constant(100 * float(eps), total.dtype) * tf.abs(tf.cast(origin, total.dtype))
-    return total >= bound * tf.cast(num, total.dtype)
+    is_meant = tf.equal(total, 0) & (num <= 1)
+    return is_meant | (total >= bound * tf.cast(num, total.dtype))

@@ -76,8 +76,8 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
     Call arguments:
       y0: State at `t_span[0]`: floating point, `(batch, ...)`.
       times: Times at which to return the state, in the direction of `t_span`, from `t_span[0]` on
-        (`t_span[1]` and `t_eval` play no part then): `(num_times,)`, strictly monotone, shared by
-        the batch, or `(batch, num_times)`, monotone, for each sample its own. Those of each sample
+        (`t_span[1]` and `t_eval` play no part then): `(num_times,)`, shared by the batch, or
+        `(batch, num_times)`, for each sample its own. They may repeat. Those of each sample
         are met by steps that end there: `max_num_steps` then holds for each interval between them,
         and a fixed-step solver takes its `num_steps` for the longest of the trajectories. All times
         have gradients. They may have more precision than the state (float64, integers): `t_span[0]`

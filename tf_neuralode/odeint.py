@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -15,6 +16,7 @@ from tf_neuralode.gradients.time_gradient import attach_times
 from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.solvers.error_norm import check_batch_ndims
 from tf_neuralode.solvers.flat_state import FlatState, solve_dtype
+from tf_neuralode.solvers.output_times import repeat_rows
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.times import output_times
 from tf_neuralode.xla import inside_xla
@@ -46,12 +48,12 @@ def odeint(
         least float32; a tolerance that the dtype of y0, and so of f, can't resolve is a warning,
         and shortens no steps. Complex states have gradients, but not by `"adjoint"`, which is
         TFP's own.
-      t: `(num_times,)`, output times, at least two, strictly increasing or strictly decreasing; the
-        first is the initial time. If a floating-point tensor, it has gradients: those of the exact
-        solution; second ones, too, with `gradients.Tape(checkpoint=False)`. It may have a higher
-        precision than the state, or be integer: the solve runs in `t - t[0]`, which is subtracted
-        in t's own precision (float64 for Python's numbers), and f gets the time as near as the
-        state's dtype allows.
+      t: `(num_times,)`, output times, increasing or decreasing; the first is the initial time. They
+        may repeat, and so do their rows. If a floating-point tensor, it has gradients: those of the
+        exact solution; second ones, too, with `gradients.Tape(checkpoint=False)`. It may have a
+        higher precision than the state, or be integer: the solve runs in `t - t[0]`, which is
+        subtracted in t's own precision (float64 for Python's numbers), and f gets the time as near
+        as the state's dtype allows.
       params: Nest of tensors, or `None`. Real floating-point ones have gradients.
       solver: Name (`solvers.names()`) or any `tfp.math.ode.Solver`.
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
@@ -101,6 +103,9 @@ def _solve(
         check_batch_ndims(solver.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
         solver = solver.for_field(flat.field_precision, held_in=flat.time_dtype.name)
     times, clock, valid = output_times(t, flat.time_dtype)
+    is_single = times.shape[0] == 1
+    if is_single:
+        times = tf.repeat(times, 2) if tf.is_tensor(times) else np.repeat(times, 2)
     param_leaves, flat_f = _flatten_params(f, params, flat)
     y0_leaves = flat.leaves
     if valid is not None and inside_xla():
@@ -139,7 +144,13 @@ def _solve(
     diagnostics = solution.diagnostics
     if isinstance(diagnostics, solvers.Diagnostics):
         diagnostics = diagnostics._replace(final_time=clock.user_time(diagnostics.final_time))
-    states = flat.pack(finish_rows(solution.rows))
+    rows = solution.rows
+    if tf.is_tensor(times) or not np.all(np.diff(clock.elapsed_array(times))):
+        rows = repeat_rows(rows, y0_leaves, elapsed)
+    rows = finish_rows(rows)
+    if is_single:
+        times, rows = times[:1], [row[:1] for row in rows]
+    states = flat.pack(rows)
     return Results(tf.cast(times, clock.user_dtype), states, diagnostics, dense)
 
 

@@ -57,10 +57,10 @@ class DenseSolution:
         ends = direction * times[1:]
         index = tf.searchsorted(ends, direction * flat)
         index = tf.clip_by_value(index, 0, tf.maximum(self.num_accepted_steps - 1, 0))
-        # A solve that failed at its first step has one time, and here a step of no length.
+        # A solve without a step has one time, and here a step of no length.
         next_index = tf.minimum(index + 1, self.num_accepted_steps)
         start, end = tf.gather(times, index), tf.gather(times, next_index)
-        theta = (flat - start) / (end - start)
+        theta = tf.math.divide_no_nan(flat - start, end - start)
         inside = (direction * (flat - first) >= 0) & (direction * (last - flat) >= 0)
         theta = tf.where(inside, theta, tf.constant(float("nan"), theta.dtype))
         rows = []

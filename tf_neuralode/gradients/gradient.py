@@ -22,7 +22,7 @@ class Problem:
 
     Attributes:
       f: `f(t, y, params)`; `y` and `params` are lists.
-      times: `(num_times,)`, strictly monotone; the first is the initial time.
+      times: `(num_times,)`, sorted; the first is the initial time.
       y0: State at `times[0]`.
       params: Floating-point parameters, those that f's gradient is wanted for.
       captures: What f reads besides its arguments; its gradient is wanted, too.

@@ -166,6 +166,7 @@ class Checkpoints(Recorder):
         self.segment_size = min(segment_size, max_num_steps)
         self._num_segments = -(-max_num_steps // self.segment_size)
         self.needs_dense = num_coefficients > 0
+        self._num_coefficients = num_coefficients
 
     def start(self, t0, y0):
         size = self._num_segments * self.segment_size + 1
@@ -174,7 +175,8 @@ class Checkpoints(Recorder):
         if self._num_segments > 1:
             # One slot more, where the states go that are no segment's first.
             starts = write(state_arrays(y0, self._num_segments + 1), 0, y0)
-        leading: tuple[None, ...] = (None,) if self.needs_dense else ()
+        # Known, so that a slot that a solve without a step never writes can be read.
+        leading = (self._num_coefficients,) if self.needs_dense else ()
         return times.write(0, t0), starts, state_arrays(y0, self.segment_size, leading)
 
     def record(self, saved, step: Step):

@@ -82,12 +82,14 @@ def with_backward(
         xla = inside_xla()
 
         def grad(*d_outputs, variables=None):
+            # That of tf.gather is sparse.
+            dense = [d if d is None else tf.convert_to_tensor(d) for d in d_outputs]
             with compiled_as(xla):
-                d_inputs, d_variables = backward(residuals, d_outputs, variables or [])
+                d_inputs, d_variables = backward(residuals, dense, variables or [])
             values = [tf.convert_to_tensor(v) for v in variables or []]
             # Each of the gradients depends on each of these, though a backward pass can hide it:
             # TFP cuts its own off in a graph, where a second derivative would come out as zero.
-            depends_on = [x for x in (*inputs, *values, *d_outputs) if x is not None]
+            depends_on = [x for x in (*inputs, *values, *dense) if x is not None]
             d_inputs = once_differentiable(d_inputs, depends_on, name)
             d_variables = once_differentiable(d_variables, depends_on, name)
             return (d_inputs, d_variables) if variables is not None else d_inputs

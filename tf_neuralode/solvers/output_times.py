@@ -37,6 +37,30 @@ def output_recorder(times: tf.Tensor, bounded: bool = False) -> Recorder:
     return _OneByOne(times, bounded) if inside_xla() else _AllOfAStep(times)
 
 
+def repeat_rows(rows: State, y0: State, times: tf.Tensor) -> State:
+    """`rows`, with one and the same for times that repeat, and so with one cotangent for all.
+
+    At the initial time that is `y0`; at any other the last of the equal ones, since the last of all
+    times is the end of the solve.
+
+    Args:
+      rows: For each leaf `(num_times, *leaf.shape)`.
+      y0: The initial state.
+      times: `(num_times,)`, sorted.
+    """
+    num = tf.shape(times)[0]
+    group = tf.cumsum(tf.cast(tf.not_equal(times[1:], times[:-1]), tf.int32))
+    group = tf.concat([[0], group], axis=0)
+    last = tf.math.unsorted_segment_max(tf.range(num), group, num)
+    at_start, index = tf.equal(group, 0), tf.gather(last, group)
+
+    def one(row: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        chosen = tf.reshape(at_start, tf.concat([[num], tf.ones([tf.rank(y)], tf.int32)], axis=0))
+        return tf.ensure_shape(tf.where(chosen, y[tf.newaxis], tf.gather(row, index)), row.shape)
+
+    return [one(row, y) for row, y in zip(rows, y0, strict=True)]
+
+
 def pull_back_rows(
     rows: State, times: tf.Tensor, end: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, num: int
 ) -> tuple[tf.Tensor, State]:
@@ -60,7 +84,9 @@ def pull_back_rows(
 
 
 def _position(times, t, t_next):
-    return (times - t) / (t_next - t)
+    """In the step from `t` to `t_next`; 0 where that has no length."""
+    h = t_next - t
+    return tf.math.divide_no_nan(times - t, h)
 
 
 def _num_passed(times, t, forwards):

@@ -97,10 +97,9 @@ class AcceptedSteps(Recorder):
         dense = []
         if self.needs_dense:
             dense = state_arrays(y0, self._max_num_steps, (self._num_coefficients,))
-            # A solve that fails at once writes nothing, and nothing can't be stacked.
-            dense = write(
-                dense, 0, [tf.stack([tf.zeros_like(x)] * self._num_coefficients) for x in y0]
-            )
+            # Without a step the solution is the initial state (and nothing can't be stacked).
+            zeros = self._num_coefficients - 1
+            dense = write(dense, 0, [tf.stack([x, *[tf.zeros_like(x)] * zeros]) for x in y0])
         return times.write(0, t0), states, dense
 
     def record(self, saved, step):
