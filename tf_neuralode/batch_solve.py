@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_neuralode.call_times import CallTimes
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.gradients.captures import as_constant
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.odeint import odeint
 from tf_neuralode.regularizers import Regularizer, with_cost
 from tf_neuralode.sample_times import solve_at_sample_times
@@ -106,7 +107,7 @@ def solve_batch(
     changed = dynamics.updates(ends, params, constants, success, all_good)
     if dynamics.takes_statistics(changed):
         # So the stand-ins for bad samples moved the good ones.
-        spoil = lambda x: tf.where(all_good, x, tf.constant(float("nan"), x.dtype))
+        spoil = lambda x: tf.where(all_good, x, nan_unless(all_good, x.dtype))
         states, costs = spoil(states), [spoil(cost) for cost in costs]
     diagnostics = results.diagnostics
     if isinstance(diagnostics, Diagnostics) and times.origin:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_neuralode.function_dynamics import FunctionDynamics
+
 _LOW_PRECISION = ("float16", "bfloat16")
 
 
-def check_dynamics(dynamics) -> None:
-    """Raises TypeError unless `dynamics` is a layer of Keras 3."""
+def as_layer(dynamics: Any, time_dependent: bool, dtype: Any) -> keras.layers.Layer:
+    """The argument `dynamics`, a layer or a function, as a layer of Keras 3; else a TypeError."""
     if isinstance(dynamics, keras.layers.Layer):
-        return
+        return dynamics
     hint = ""
     if any(cls.__module__.split(".")[0] == "tf_keras" for cls in type(dynamics).__mro__):
         hint = " This one is of tf_keras (Keras 2): build it from keras.layers instead."
+    elif callable(dynamics) and not isinstance(dynamics, type):
+        return FunctionDynamics(dynamics, time_dependent, dtype=dtype)
     raise TypeError(
-        f"Argument dynamics must be a Keras layer or model.{hint} Received: dynamics={dynamics!r}"
+        "Argument dynamics must be a Keras layer or model, or a function without weights."
+        f"{hint} Received: dynamics={dynamics!r}"
     )
 
 
@@ -237,10 +244,12 @@ def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_depende
     """
     state = keras.KerasTensor(state_shape, dtype=state_dtype)
     inputs = [keras.KerasTensor((state_shape[0], 1), dtype=state_dtype), state]
+    _check_takes_one_argument(layer, time_dependent)
     output = _call_on_specs(layer, inputs if time_dependent else state)
     if not isinstance(output, keras.KerasTensor):
+        hint = " Perhaps its call has no return." if output is None else ""
         raise ValueError(
-            "Argument dynamics must return a single tensor of the shape of the state. "
+            f"Argument dynamics must return a single tensor of the shape of the state.{hint} "
             f"Received: an output of type {type(output).__name__}"
         )
     if tuple(output.shape)[1:] != tuple(state_shape)[1:]:
@@ -256,6 +265,29 @@ def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_depende
         )
     if state_dtype == "float64" and output.dtype == "float64":
         _check_nothing_rounds(layer)
+
+
+def _check_takes_one_argument(layer: keras.layers.Layer, time_dependent: bool) -> None:
+    """Raises TypeError where Keras' own error wouldn't say what a dynamics is called with."""
+    given = "[t, y] (then t, y = inputs), t of shape (batch, 1)" if time_dependent else "the state"
+    parameters = inspect.signature(layer.call).parameters.values()
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        hint = "" if time_dependent else "; with time_dependent=True that is [t, y]"
+        raise TypeError(
+            f"The call of argument dynamics must take one argument, call(self, inputs): {given}"
+            f"{hint}. Received: dynamics={layer.name}, with call({', '.join(needed)})"
+        )
+    structure = getattr(layer, "_inputs_struct", None)
+    if isinstance(structure, dict):
+        raise TypeError(
+            f"Argument dynamics must be a model that takes {given}, not a dictionary. "
+            f"Received: dynamics={layer.name}, with the inputs {sorted(structure)}"
+        )
 
 
 def _check_nothing_rounds(layer: keras.layers.Layer) -> None:

@@ -14,7 +14,13 @@ from tf_neuralode import dynamics as dynamics_lib
 from tf_neuralode import gradients, regularizers, solvers
 from tf_neuralode.backward_count import counter_into
 from tf_neuralode.batch_solve import BatchSolution, solve_batch
-from tf_neuralode.call_times import CallTimes, call_times, check_call, check_state_mask
+from tf_neuralode.call_times import (
+    CallTimes,
+    as_tensor_like,
+    call_times,
+    check_call,
+    check_state_mask,
+)
 from tf_neuralode.compiled import Compiled
 from tf_neuralode.dynamics import Dynamics
 from tf_neuralode.failure import check_success
@@ -41,8 +47,9 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
     `NeuralODE.from_config({**layer.get_config(), "dynamics": layer.dynamics, ...})`.
 
     Args:
-      dynamics: Keras layer or model whose output has the shape of its state input. It may compute
-        in fewer bits, under a mixed policy; tolerances too fine for those are a warning at build.
+      dynamics: Keras layer or model whose output has the shape of its state input, or a function
+        `f(y)` without weights. It may compute in fewer bits, under a mixed policy; tolerances too
+        fine for those are a warning at build.
       t_span: Initial and final time, in units of time; may run backwards (t1 < t0). Numbers:
         variables and tensors go into the call, as `times`.
       solver: Name (`solvers.names()`), one of `tf_neuralode.solvers`, or any
@@ -56,8 +63,8 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
       t_eval: Times at which to return the state, inside `t_span`, in its direction; both ends of
         `t_span` if `None`. Needs `return_sequences=True`.
       return_sequences: Whether to return the states at all times of `t_eval`.
-      time_dependent: Whether dynamics is called on `[t, y]`, t of shape `(batch, 1)` in the state's
-        dtype.
+      time_dependent: Whether dynamics is called on `[t, y]`, a function as `f(t, y)`, t of shape
+        `(batch, 1)` in the state's dtype.
       regularizer: One of `tf_neuralode.regularizers` or a list of them: adds to the model's losses
         in training, from `t_span[0]` to the last output time; a prediction costs nothing more.
       on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
@@ -138,7 +145,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
 
     def __init__(
         self,
-        dynamics: keras.layers.Layer,
+        dynamics: keras.layers.Layer | Callable[..., tf.Tensor],
         t_span: Sequence[float] | np.ndarray = (0.0, 1.0),
         *,
         solver: str | tfp.math.ode.Solver = "dormand_prince",
@@ -157,7 +164,6 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
     ) -> None:
         # Keras would round float64 times to the layer's dtype in front of `call`.
         super().__init__(autocast=False, **kwargs)
-        dynamics_lib.check_dynamics(dynamics)
         if on_failure not in _FAILURE_MODES:
             raise ValueError(
                 f"Argument on_failure must be one of {', '.join(map(repr, _FAILURE_MODES))}. "
@@ -166,7 +172,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         # Under a mixed policy the dynamics computes in 16 bits, the state is held in 32.
         if self.compute_dtype in ("float16", "bfloat16"):
             self.dtype_policy = keras.DTypePolicy("float32")
-        self.dynamics = dynamics
+        self.dynamics = dynamics_lib.as_layer(dynamics, time_dependent, self.dtype_policy)
         self.t_span = check_t_span(t_span)
         self.t_eval = check_t_eval(t_eval, self.t_span, return_sequences)
         self._knots = np.array(self.t_eval or self.t_span)
@@ -232,7 +238,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         y0_mask: Any = None,
         training: bool | None = None,
     ) -> tf.Tensor:
-        mask, y0_mask = self._check_call(y0, times, mask, y0_mask)
+        times, mask, y0_mask = self._check_call(y0, times, mask, y0_mask)
         y0 = tf.cast(y0, self.compute_dtype)
         if len(self.dynamics.trainable_variables) > self._num_probed:
             self._probe((None, *y0.shape[1:]))  # some were frozen then
@@ -269,15 +275,17 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
             states = check_success(states, solution.finite, solution.diagnostics, self.name)
         return states
 
-    def _check_call(self, y0: Any, times: Any, mask: Any, y0_mask: Any) -> tuple[Any, Any]:
-        """The masks of the times and of the state, `None` if there is none."""
+    def _check_call(self, y0: Any, times: Any, mask: Any, y0_mask: Any) -> tuple[Any, Any, Any]:
+        """The times, and the masks of the times and of the state, `None` if there is none."""
+        times = as_tensor_like("times", times)
+        mask, y0_mask = as_tensor_like("mask", mask), as_tensor_like("y0_mask", y0_mask)
         if times is None:
             mask, y0_mask = None, y0_mask if mask is None else mask
         check_call(self.name, y0, times, mask, self.t_eval)
         check_state_mask(self.name, y0, y0_mask)
         # Keras hands over the state's own mask as well. It holds where the output has its axes.
         self._hands_mask_on = not self.return_sequences if times is None else mask is not None
-        return mask, y0_mask
+        return times, mask, y0_mask
 
     def _bound_dynamics(self, training: bool) -> Dynamics:
         return Dynamics(self.dynamics, self.time_dependent, training, self._writes[training])
@@ -344,7 +352,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         y0_mask: Any = None,
         training: bool | None = None,
     ) -> keras.KerasTensor:
-        self._check_call(y0, times, mask, y0_mask)
+        times, _, _ = self._check_call(y0, times, mask, y0_mask)
         shape = self.compute_output_shape(y0.shape)
         if times is not None:
             shape = (y0.shape[0], times.shape[-1], *y0.shape[1:])

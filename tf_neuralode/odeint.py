@@ -13,6 +13,7 @@ from tf_neuralode import gradients, solvers
 from tf_neuralode.gradients.captures import captures_of
 from tf_neuralode.gradients.gradient import Problem
 from tf_neuralode.gradients.time_gradient import attach_times
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.solvers.error_norm import check_batch_ndims
 from tf_neuralode.solvers.flat_state import FlatState, solve_dtype
@@ -54,7 +55,8 @@ def odeint(
         higher precision than the state, or be integer: the solve runs in `t - t[0]`, which is
         subtracted in t's own precision (float64 for Python's numbers), and f gets the time as near
         as the state's dtype allows.
-      params: Nest of tensors, or `None`. Real floating-point ones have gradients.
+      params: Nest of tensors, or `None`. Real floating-point ones have gradients. Python's numbers
+        take the state's dtype.
       solver: Name (`solvers.names()`) or any `tfp.math.ode.Solver`.
       gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
       rtol, atol: Tolerances for a solver given by name: scalars, or per component, see
@@ -109,7 +111,7 @@ def _solve(
     param_leaves, flat_f = _flatten_params(f, params, flat)
     y0_leaves = flat.leaves
     if valid is not None and inside_xla():
-        y0_leaves = [tf.where(valid, y, tf.cast(_nan(y), y.dtype)) for y in y0_leaves]
+        y0_leaves = [tf.where(valid, y, nan_unless(valid, y.dtype)) for y in y0_leaves]
     captures = captures_of(flat_f, tf.zeros([], flat.time_dtype), y0_leaves, param_leaves)
     if isinstance(solver, solvers.RungeKutta) and not captures.uses_time:
         solver = solver.for_autonomous_fields()
@@ -154,15 +156,16 @@ def _solve(
     return Results(tf.cast(times, clock.user_dtype), states, diagnostics, dense)
 
 
-def _nan(like: tf.Tensor) -> tf.Tensor:
-    return tf.constant(float("nan"), like.dtype.real_dtype)
-
-
 def _flatten_params(
     f: Callable[..., Any], params: Any, flat: FlatState
 ) -> tuple[State, Callable[[tf.Tensor, State, State], State]]:
     """The parameters that can have gradients, and f on flat lists of state and of those."""
-    structure = () if params is None else tf.nest.map_structure(tf.convert_to_tensor, params)
+
+    def as_tensor(x: Any) -> tf.Tensor:
+        is_number = isinstance(x, int | float) and not isinstance(x, bool)
+        return tf.convert_to_tensor(x, flat.time_dtype if is_number else None)
+
+    structure = () if params is None else tf.nest.map_structure(as_tensor, params)
     leaves = tf.nest.flatten(structure)
     differentiable = [i for i, leaf in enumerate(leaves) if leaf.dtype.is_floating]
     # Gradients are sums over many steps, which 16 bits would round away.

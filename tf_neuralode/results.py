@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode.clock import Clock
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.recording import StepHistory
@@ -62,7 +63,7 @@ class DenseSolution:
         start, end = tf.gather(times, index), tf.gather(times, next_index)
         theta = tf.math.divide_no_nan(flat - start, end - start)
         inside = (direction * (flat - first) >= 0) & (direction * (last - flat) >= 0)
-        theta = tf.where(inside, theta, tf.constant(float("nan"), theta.dtype))
+        theta = tf.where(inside, theta, nan_unless(inside, theta.dtype))
         rows = []
         for leaf in self._steps.dense:
             chosen = tf.gather(leaf, index)

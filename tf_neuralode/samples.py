@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import AdaptiveRungeKutta
 
 
@@ -48,7 +49,7 @@ class FiniteSamples:
 
     def mask(self, states: tf.Tensor, batch_axis: int = 0) -> tf.Tensor:
         """`states` with NaN for the bad samples."""
-        nan = tf.constant(float("nan"), states.dtype)
+        nan = nan_unless(tf.reduce_all(self.finite), states.dtype)
         return tf.where(_along(self.finite, states, batch_axis), states, nan)
 
     def mean(self, x: tf.Tensor) -> tf.Tensor:

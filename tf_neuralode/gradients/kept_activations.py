@@ -7,6 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_neuralode.gradients.gradient import Problem, Solution
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import FixedStepRungeKutta
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import diagnostics
@@ -36,10 +37,10 @@ class GatedField(PerAttempt):
 
 
 class _Gate:
-    """Identity whose gradient is `otherwise` unless it is settled with a true value later."""
+    """Identity whose gradient is 0, or NaN, unless it is settled with a true value later."""
 
-    def __init__(self, otherwise: float = 0.0):
-        self._otherwise = otherwise
+    def __init__(self, otherwise_nan: bool = False):
+        self._otherwise_nan = otherwise_nan
         self._accepted = None
 
     def settle(self, accepted: tf.Tensor) -> None:
@@ -51,8 +52,14 @@ class _Gate:
     def _one(self, tensor):
         @tf.custom_gradient
         def gated(x):
-            otherwise = tf.constant(self._otherwise, x.dtype)
-            return tf.identity(x), lambda d: tf.where(self._accepted, d, otherwise)
+            def grad(d):
+                if self._otherwise_nan:
+                    otherwise = nan_unless(self._accepted, x.dtype)
+                else:
+                    otherwise = tf.zeros([], x.dtype)
+                return tf.where(self._accepted, d, otherwise)
+
+            return tf.identity(x), grad
 
         return gated(tensor)
 
@@ -61,7 +68,7 @@ def solve_keeping_activations(problem: Problem) -> Solution:
     """Solves `problem` in a way that is differentiable as it stands, to any order."""
     times, solver = problem.times, problem.solver
     # Where all attempts are rejected their gates would make the parameters' gradients zero.
-    verdict = _Gate(otherwise=float("nan"))
+    verdict = _Gate(otherwise_nan=True)
     # XLA can't differentiate a loop of adaptive steps twice, whatever is in it.
     twice_under_xla = isinstance(solver, FixedStepRungeKutta)
     recorders = [output_recorder(times, bounded=twice_under_xla)]
@@ -100,8 +107,8 @@ def _spoil_gradient_after_failure(rows: State, success: tf.Tensor) -> State:
     def one(row):
         @tf.custom_gradient
         def spoiled(x):
-            nan = tf.constant(float("nan"), x.dtype)
-            return tf.identity(x), lambda d: tf.where(success, d, nan)
+            nan = lambda: nan_unless(success, x.dtype)
+            return tf.identity(x), lambda d: tf.where(success, d, nan())
 
         return spoiled(row)
 

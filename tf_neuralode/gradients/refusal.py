@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_neuralode.not_finite import nan_unless
+
 
 def refusing_gradients(
     tensors: Sequence[tf.Tensor],
@@ -53,8 +55,7 @@ def _refused_at_run_time(d: tf.Tensor, inputs: Sequence[tf.Tensor], message: str
         unused = tf.identity(unused)
 
     def poison(x: tf.Tensor) -> tf.Tensor:
-        value = tf.where(unused, tf.zeros([], x.dtype), tf.constant(float("nan"), x.dtype))
-        return tf.broadcast_to(value, tf.shape(x))
+        return tf.broadcast_to(nan_unless(unused, x.dtype), tf.shape(x))
 
     return [poison(x) for x in inputs]
 

@@ -14,6 +14,7 @@ from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
 from tf_neuralode.gradients.vjp import open_vjp, zeros_for
 from tf_neuralode.loops import while_loop
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import AdaptiveRungeKutta
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.runge_kutta import Limit, State
@@ -172,7 +173,6 @@ class StoredAdjoint(BackwardTolerances, Gradient):
             unfinished, piece, start
         )
         # The last piece ends at times[0] and adds its row, so nothing is left to add.
-        failed = lambda x: tf.where(
-            tf.equal(status, status_codes.SUCCESS), x, tf.constant(float("nan"), x.dtype)
-        )
+        success = tf.equal(status, status_codes.SUCCESS)
+        failed = lambda x: tf.where(success, x, nan_unless(success, x.dtype))
         return [failed(x) for x in adjoint_state], [failed(x) for x in d_sources], num_evaluations

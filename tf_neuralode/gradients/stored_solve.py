@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_neuralode.gradients.gradient import Problem, Solution
 from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
 from tf_neuralode.gradients.vjp import with_backward, without_gradients
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.diagnostics import Diagnostics, diagnostics
 from tf_neuralode.solvers.output_times import output_recorder, pull_back_rows
@@ -101,9 +102,7 @@ def solve_and_store(
     def run_backward(residuals, d_outputs, variables):
         stored, params, status = residuals
         # After a failure the solution is NaN, and so is its gradient, whatever the loss made of it.
-        nan = tf.constant(float("nan"), problem.times.dtype)
-        success = tf.equal(status, status_codes.SUCCESS)
-        poison = tf.where(success, tf.zeros_like(nan), nan)
+        poison = nan_unless(tf.equal(status, status_codes.SUCCESS), problem.times.dtype)
         d_rows = [row + tf.cast(poison, row.dtype) for row in d_outputs[:num_leaves]]
         cotangents = OutputCotangents(d_rows, problem.times)
         # Behind an identity: f may close over a tensor that it gets as a parameter as well.

@@ -85,12 +85,12 @@ class _Moved:
             rows, others = list(inputs[:num_rows]), list(inputs[num_rows:])
 
             def grad(*d_rows):
-                d_rows = [tf.convert_to_tensor(d) for d in d_rows]  # that of tf.gather is sparse
+                dense = [tf.convert_to_tensor(d) for d in d_rows]  # that of tf.gather is sparse
                 if self._twice:
-                    return self._first_gradients(times, rows, others, d_rows)
-                d_times = self._time_gradients(times, rows, d_rows)
+                    return self._first_gradients(times, rows, others, dense)
+                d_times = self._time_gradients(times, rows, dense)
                 gradients = once_differentiable(
-                    [d_times, *d_rows], [times, *inputs, *d_rows], "times"
+                    [d_times, *dense], [times, *inputs, *dense], "times"
                 )
                 return [*gradients, *([None] * len(others))]
 

@@ -27,8 +27,9 @@ class AdaptiveRungeKutta(RungeKutta):
         that broadcast against the state, or nests of the state's structure. A step is good enough
         if `norm` of `error / (atol + rtol * max(|y|, |y1|))` is at most 1.
       first_step_size: Size of the first step, in units of time, a number or a scalar tensor; chosen
-        by the solver if `None`. Where each sample of a layer has times of its own, this is the step
-        of the sample that has furthest to go to its next time.
+        by the solver if `None`. No step is longer than the interval. Where
+        each sample of a layer has times of its own, this is the step of the sample that has
+        furthest to go to its next time.
       max_num_steps: Attempts (accepted and rejected) after which a solve fails with status -1.
       safety_factor: Factor on each proposed step, in (0, 1).
       min_step_size_factor, max_step_size_factor: Bounds of the change from one step to the next.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers.error_norm import NAMES as NORM_NAMES
 
 
@@ -54,7 +55,7 @@ def as_time(name: str, value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     positive = (value > 0) & tf.math.is_finite(value)
     message = f"Argument {name} must be a positive number or None. Received:"
     with tf.control_dependencies([tf.debugging.Assert(positive, [message, value])]):
-        return tf.where(positive, value, tf.constant(float("nan"), dtype))
+        return tf.where(positive, value, nan_unless(positive, dtype))
 
 
 def norm(value):

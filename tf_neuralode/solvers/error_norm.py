@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_neuralode.not_finite import infinite_if
 from tf_neuralode.solvers.runge_kutta import State
 
 NAMES = ("max", "mean")
@@ -61,8 +62,8 @@ class ErrorNorm:
         if norms.shape.rank == 0:
             return norms
         # On a CPU XLA's maximum drops NaN.
-        infinity = tf.constant(float("inf"), norms.dtype)
-        norms = tf.where(tf.math.is_nan(norms), infinity, norms)
+        is_nan = tf.math.is_nan(norms)
+        norms = tf.where(is_nan, infinite_if(is_nan, norms.dtype), norms)
         return tf.maximum(tf.reduce_max(norms), tf.zeros([], norms.dtype))
 
     def size_of_samples(self, y: State) -> State:
@@ -90,8 +91,10 @@ class ErrorNorm:
 
     def _by_function(self, function: Callable[[Any], tf.Tensor], scaled: State) -> tf.Tensor:
         # A function may take a maximum, too.
+        is_nan = [tf.math.is_nan(x) for x in scaled]
         scaled = [
-            tf.where(tf.math.is_nan(x), tf.constant(float("inf"), x.dtype), x) for x in scaled
+            tf.where(bad, infinite_if(bad, x.dtype), x)
+            for bad, x in zip(is_nan, scaled, strict=True)
         ]
         parts = self.parts(self.pack(scaled))
         if len(parts) == 1:

@@ -44,6 +44,11 @@ class FlatState:
     """
 
     def __init__(self, y0: Any, name: str = "y0"):
+        if any(isinstance(x, tf.RaggedTensor) for x in tf.nest.flatten(y0)):
+            raise TypeError(
+                f"Argument {name} must hold dense tensors. Pad it, {name}.to_tensor(), and let f "
+                "be 0 in the padding. Received: a RaggedTensor"
+            )
         y0 = tf.nest.map_structure(tf.convert_to_tensor, y0)
         self._structure = y0
         leaves = tf.nest.flatten(y0)
@@ -91,7 +96,7 @@ class FlatState:
 
         def flat(t: tf.Tensor, leaves: State) -> State:
             y = self.pack(leaves)
-            slopes = f(t, y)
+            slopes = self._as_state(self._call(f, t, y))
             try:
                 tf.nest.assert_same_structure(self._structure, slopes)
             except (TypeError, ValueError) as error:
@@ -103,9 +108,34 @@ class FlatState:
 
         return flat
 
+    def _call(self, f: Callable[[tf.Tensor, Any], Any], t: tf.Tensor, y: Any) -> Any:
+        try:
+            return f(t, y)
+        except TypeError as error:
+            if isinstance(y, list) and all(leaf.shape.rank == 0 for leaf in y):
+                raise TypeError(
+                    "The state that f gets is a list of scalars, as the initial state is. If f "
+                    "computes with a vector, give it one, for example tf.constant(y0). "
+                    f"Received: {error}"
+                ) from error
+            raise
+
+    def _as_state(self, slopes: Any) -> Any:
+        """What f returned; a list of numbers and tensors as a tensor, where the state is one."""
+        if slopes is None:
+            raise ValueError(
+                "The dynamics must return the slope, like its state. Received: None; perhaps it "
+                "has no return"
+            )
+        if tf.is_tensor(self._structure) and isinstance(slopes, list | tuple):
+            return tf.convert_to_tensor(slopes, self._structure.dtype)
+        return slopes
+
 
 def _checked(slope: Any, leaf: tf.Tensor) -> tf.Tensor:
     """A slope in the dtype of the solve."""
+    if isinstance(slope, int | float):
+        slope = tf.constant(slope, leaf.dtype)
     slope = tf.convert_to_tensor(slope)
     if slope.dtype != leaf.dtype or not slope.shape.is_compatible_with(leaf.shape):
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import status as status_codes
 from tf_neuralode.solvers.recording import Recorder
 from tf_neuralode.solvers.runge_kutta import State
@@ -43,7 +44,7 @@ def finish(end, status, recorders: Sequence[Recorder]) -> Integration:
         tf.constant(status_codes.NOT_FINITE),
     )
     success = tf.equal(status, status_codes.SUCCESS)
-    y = [tf.where(success, x, nan) for x, nan in zip(end.y, _not_a_number_like(end.y), strict=True)]
+    y = [tf.where(success, x, nan_unless(success, x.dtype)) for x in end.y]
     saved = tuple(
         recorder.finish(s, end.t, y, end.num_accepted)
         for recorder, s in zip(recorders, end.saved, strict=True)
@@ -58,8 +59,3 @@ def finish(end, status, recorders: Sequence[Recorder]) -> Integration:
         status=status,
         saved=saved,
     )
-
-
-def _not_a_number_like(y: State) -> State:
-    """NaN in the shape of each leaf."""
-    return [tf.zeros_like(x) + tf.constant(float("nan"), x.dtype) for x in y]

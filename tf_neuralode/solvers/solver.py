@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import checks
 from tf_neuralode.solvers.diagnostics import diagnostics
 from tf_neuralode.solvers.flat_state import FlatState
@@ -327,7 +328,7 @@ def _in_order(times: tf.Tensor) -> tf.Tensor:
     )
     times = checked(times, in_order, message, f"times={tf.get_static_value(times)}", times)
     if tf.get_static_value(in_order) is None:
-        times = tf.where(in_order, times, tf.constant(float("nan"), times.dtype))
+        times = tf.where(in_order, times, nan_unless(in_order, times.dtype))
     return times
 
 

@@ -164,6 +164,8 @@ class StepSizeController(NamedTuple):
 
     def factor_after_rejected(self, error):
         """Factor on the step after one whose error was above 1, or not a number."""
+        # What an error of 0, of an accepted step, gives here isn't used.
+        error = tf.where(tf.equal(error, 0), tf.ones_like(error), error)
         factor = self.safety_factor * error ** (-1 / (self.error_order + 1))
         factor = tf.where(tf.math.is_finite(factor), factor, tf.zeros_like(factor))
         return tf.clip_by_value(factor, self.min_step_size_factor, 1.0)
@@ -228,9 +230,10 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm, span=
     known = ~flat & (d0 >= constant(1e-5))
     # The change of the slope over h0 is to stand out from the field's rounding.
     part = constant(max(0.01, math.sqrt(tolerances.field_epsilon)))
-    h0 = tf.reduce_min(tf.where(known, part * d0 / slope, constant(math.inf)))
+    unknown_h0 = constant(t0.dtype.max)
+    h0 = tf.reduce_min(tf.where(known, part * d0 / slope, unknown_h0))
     trial = constant(1e-6) if span is None else constant(_BLIND_TRIAL) * span
-    h0 = tf.minimum(tf.where(tf.math.is_inf(h0), trial, h0), largest)
+    h0 = tf.minimum(tf.where(h0 < unknown_h0, h0, trial), largest)
     # A constant, so that a v1 graph finds no way through it to the variables that f reads.
     h0 = tf.stop_gradient(h0)
     k1 = f(t0 + direction * h0, advanced(y0, direction * h0, [1.0], [k0]))
@@ -240,9 +243,11 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm, span=
     if noise is not None:
         seen = d_change - _without_overflow(norm, tolerances.scaled(noise, y0))
         d_change = tf.maximum(seen, tf.zeros_like(seen))
-    rate = d_change / slope / h0
+    # Without an interval h0 is 0.
+    rate = tf.math.divide_no_nan(d_change / slope, h0)
     q = error_order
-    h1 = (constant(math.factorial(q + 1)) * rate / slope) ** constant(1 / (q + 1)) / rate
+    h1 = (constant(math.factorial(q + 1)) * rate / slope) ** constant(1 / (q + 1))
+    h1 = tf.math.divide_no_nan(h1, rate)
     # Where the slope doesn't change, y does: at most by its own size.
     h1 = tf.where(tf.equal(rate, 0), largest, h1)
     # A field that overflows at the trial point says nothing of the step; the loop finds out.

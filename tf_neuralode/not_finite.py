@@ -1,0 +1,21 @@
+"""NaN and infinity, made when they are needed.
+
+As constants they would stop every healthy solve under `tf.debugging.enable_check_numerics()`, which
+looks at the results of all operations.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def nan_unless(condition: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """0 where `condition` is true, otherwise NaN; of its shape."""
+    zero = tf.constant(0.0, dtype.real_dtype)
+    return tf.cast(tf.sqrt(tf.where(condition, zero, -tf.ones_like(zero))), dtype)
+
+
+def infinite_if(condition: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Infinity where `condition` is true, otherwise 0; of its shape."""
+    zero = tf.constant(0.0, dtype)
+    return -tf.math.log(tf.where(condition, zero, tf.ones_like(zero)))
