@@ -13,6 +13,7 @@ from tf_neuralode.gradients.captures import as_constant
 from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.odeint import odeint
 from tf_neuralode.regularizers import Regularizer, with_cost
+from tf_neuralode.results import Results
 from tf_neuralode.sample_times import solve_at_sample_times
 from tf_neuralode.samples import FiniteSamples
 from tf_neuralode.solvers import AdaptiveRungeKutta, Diagnostics
@@ -53,6 +54,7 @@ def solve_batch(
     regularizers: Sequence[Regularizer] = (),
     direction: float = 1.0,
     backward_counter: tf.Tensor | None = None,
+    keep_last: bool = False,
 ) -> BatchSolution:
     """Solves from `y0` through `times`.
 
@@ -69,6 +71,8 @@ def solve_batch(
       regularizers: Of the trajectory.
       direction: 1 if time runs forwards, -1 if it runs backwards.
       backward_counter: As in `odeint`.
+      keep_last: Whether a solve that fails ends where it got to, and the rows behind repeat the
+        state there, with its gradient. A first solve finds that out. Needs adaptive steps of ours.
     """
     samples = FiniteSamples(y0, times.in_order, mask)
     dynamics = dynamics.with_mask(samples.state_mask)
@@ -83,23 +87,32 @@ def solve_batch(
         start = (start, tf.zeros_like(start[(slice(None), *[0] * (start.shape.rank - 1))]))
         solver = _of_state_alone(solver)
     knots = times.knots
-    if times.are_shared:
-        results = odeint(
-            f,
-            start,
-            knots,
-            params,
-            solver=samples.restrict(solver),
-            gradient=gradient,
-            backward_counter=backward_counter,
-            batch_ndims=1,
-        )
-    else:
+    if not times.are_shared:
         knots = samples.without_bad(knots, batch_axis=1)
+
+    def solve(start: Any, knots: Any, params: list[tf.Tensor], counter: Any) -> Results:
+        if times.are_shared:
+            return odeint(
+                f,
+                start,
+                knots,
+                params,
+                solver=samples.restrict(solver),
+                gradient=gradient,
+                backward_counter=counter,
+                batch_ndims=1,
+            )
         solver_of = lambda moving: samples.restrict(solver, moving)
-        results = solve_at_sample_times(
-            f, start, knots, params, solver_of, gradient, backward_counter
-        )
+        return solve_at_sample_times(f, start, knots, params, solver_of, gradient, counter)
+
+    first = None
+    if keep_last:
+        constant = lambda xs: tf.nest.map_structure(tf.stop_gradient, xs)
+        first = solve(constant(start), constant(knots), constant(params), None).diagnostics
+        knots = _cut(knots, first.final_time, direction)
+    results = solve(start, knots, params, backward_counter)
+    if first is not None:
+        results = results._replace(diagnostics=_after(first, results.diagnostics))
     states, *costs = tf.nest.flatten(results.states)
     ends = ((clock.time(knots[0]), samples.y), (clock.time(knots[-1]), states[-1]))
     success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
@@ -110,6 +123,9 @@ def solve_batch(
         spoil = lambda x: tf.where(all_good, x, nan_unless(all_good, x.dtype))
         states, costs = spoil(states), [spoil(cost) for cost in costs]
     diagnostics = results.diagnostics
+    if not times.are_shared:
+        furthest = tf.reduce_max if direction > 0 else tf.reduce_min
+        diagnostics = diagnostics._replace(final_time=furthest(diagnostics.final_time))
     if isinstance(diagnostics, Diagnostics) and times.origin:
         diagnostics = diagnostics._replace(final_time=clock.user_time(diagnostics.final_time))
     return BatchSolution(
@@ -119,6 +135,19 @@ def solve_batch(
         changed=changed,
         cost=samples.mean(costs[0][-1]) if costs else tf.zeros([], y0.dtype),
     )
+
+
+def _cut(knots: Any, reached: tf.Tensor, direction: float) -> tf.Tensor:
+    """`knots`, those behind the time that was reached, a scalar or `(batch,)`, moved there."""
+    knots = tf.convert_to_tensor(knots)
+    reached = tf.stop_gradient(tf.cast(reached, knots.dtype))
+    return tf.minimum(knots, reached) if direction > 0 else tf.maximum(knots, reached)
+
+
+def _after(first: Diagnostics, second: Diagnostics) -> Diagnostics:
+    """Of a first solve, and of the second, which goes as far: the evaluations of both."""
+    num = first.num_ode_fn_evaluations + second.num_ode_fn_evaluations
+    return first._replace(num_ode_fn_evaluations=num)
 
 
 def _of_state_alone(solver):

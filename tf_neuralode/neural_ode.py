@@ -33,7 +33,7 @@ from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.times import check_distinct, check_t_eval, check_t_span
 from tf_neuralode.xla import inside_xla
 
-_FAILURE_MODES = ("raise", "nan")
+_FAILURE_MODES = ("raise", "nan", "last")
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
@@ -67,7 +67,10 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         `(batch, 1)` in the state's dtype.
       regularizer: One of `tf_neuralode.regularizers` or a list of them: adds to the model's losses
         in training, from `t_span[0]` to the last output time; a prediction costs nothing more.
-      on_failure: `"raise"` for an error that names the reason, or `"nan"` for NaN in the output.
+      on_failure: What becomes of a solve that fails. `"raise"`: an error that names the reason.
+        `"nan"`: NaN in the output. `"last"`: the state that was reached, in all rows behind as
+        well, with its gradient (the time reached is a constant); it needs adaptive steps of ours,
+        and costs a forward solve more. `failed_solves` counts them (`track_stats`).
         Where XLA compiles the solve nothing can be raised and the output is NaN. A bad sample gives
         NaN for itself alone, and a dynamics sees a copy of a good one in its place; where a
         training call takes moving statistics of the batch (BatchNormalization) that would spoil
@@ -157,7 +160,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         return_sequences: bool = False,
         time_dependent: bool = False,
         regularizer: regularizers.Regularizer | Sequence[regularizers.Regularizer] | None = None,
-        on_failure: Literal["raise", "nan"] = "raise",
+        on_failure: Literal["raise", "nan", "last"] = "raise",
         track_stats: bool = False,
         jit_compile: bool = False,
         **kwargs: Any,
@@ -183,6 +186,12 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         self.solver = solvers.get(solver, rtol, atol, norm)
         self.gradient = gradients.get(gradient)
         self.gradient.check_solver(self.solver)
+        if on_failure == "last" and not isinstance(self.solver, solvers.AdaptiveRungeKutta):
+            raise ValueError(
+                "Argument on_failure='last' needs an adaptive solver of tf_neuralode.solvers: "
+                "others don't tell how far they got. Take 'nan'. Received: "
+                f"solver={self.solver!r}"
+            )
         if jit_compile and self.gradient.keeps_activations:
             # TensorFlow's lists, which hold a loop's activations, can't leave compiled code.
             raise ValueError(
@@ -318,6 +327,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
             training=training,
             regularizers=self._regularizers,
             direction=float(np.sign(self.t_span[1] - self.t_span[0])),
+            keep_last=self.on_failure == "last",
         )
 
     def _fixed_times(self, dtype: tf.DType) -> CallTimes:

@@ -53,8 +53,7 @@ def solve_at_sample_times(
       backward_counter: As in `odeint`; solving the segments again counts, too.
 
     Returns:
-      `Results`; `states` has the rows of all knots. `final_time` is the furthest that any sample
-      got.
+      `Results`; `states` has the rows of all knots, `final_time` is each sample's, `(batch,)`.
     """
     segments = _Segments(f, y0, solver_of, gradient)
     num_leaves, num_params = len(tf.nest.flatten(y0)), len(params)
@@ -155,9 +154,6 @@ class _Segments:
             (zero, y0, rows, tf.zeros([], knots.dtype), first_steps, start),
             parallel_iterations=1,
         )
-        backwards = tf.reduce_any(knots[-1] < knots[0])
-        last, first = tf.reduce_max(total.final_time), tf.reduce_min(total.final_time)
-        total = total._replace(final_time=tf.where(backwards, first, last))
         return [array.stack() for array in rows], first_steps.stack(), total
 
     def pull_back(self, rows, step_sizes, knots, params, sources, d_rows):
