@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from subprocesses import run_python
 
 from tf_neuralode import NeuralODE, gradients, solvers
 
@@ -174,3 +175,41 @@ def cli(arguments):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+TRAIN_LOADED = """
+import sys, tensorflow as tf
+module = tf.saved_model.load(sys.argv[1])
+print(*[float(module.train(tf.constant([[1.0, 2.0]]))) for _ in range(3)])
+"""
+
+
+class Trained(tf.Module):
+    """A layer with a step of gradient descent."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        dynamics = keras.layers.Dense(2, "tanh", kernel_initializer="ones")
+        self.layer = NeuralODE(dynamics, **settings)
+        self.layer.build((None, 2))
+        self.values = [v.value for v in self.layer.trainable_variables]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2])])
+    def train(self, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(self.layer(x) ** 2)
+        for value, gradient in zip(self.values, tape.gradient(loss, self.values), strict=True):
+            value.assign_sub(0.01 * gradient)
+        return loss
+
+
+@pytest.mark.parametrize("solver", ["bosh3", "midpoint"])
+@pytest.mark.parametrize("gradient", gradients.names())
+def test_a_saved_train_function_trains_on_in_another_process(gradient, solver, tmp_path):
+    module = Trained(solver=solver, gradient=gradient)
+    tf.saved_model.save(module, tmp_path / "module")
+    done = run_python("-c", TRAIN_LOADED, tmp_path / "module", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = [float(module.train(tf.constant([[1.0, 2.0]]))) for _ in range(3)]
+    # The same graph.
+    np.testing.assert_allclose([float(x) for x in done.stdout.split()], expected, rtol=1e-6)

@@ -100,7 +100,7 @@ class StoredAdjoint(BackwardTolerances, Gradient):
         if isinstance(solver, AdaptiveRungeKutta):
             # Being bound to the forward steps is no sign of a failure: a piece gets two attempts
             # more for each of them, the second for a step that stops in front of a shorter one.
-            room = solver.max_num_steps + 2 * stored.segment_size
+            room = min(solver.max_num_steps + 2 * stored.segment_size, tf.int32.max)
             solver = solver.copy(max_num_steps=room)
         forward = lambda t, y: problem.f(t, y, problem.params)
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tf_neuralode.loops import while_loop
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.method import Method
-from tf_neuralode.solvers.recording import Recorder, Step, read, state_arrays, write
+from tf_neuralode.solvers.recording import Recorder, Step, read, room_for, state_arrays, write
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.xla import inside_xla
 
@@ -41,7 +41,7 @@ class StoredSolution:
     """Accepted steps of a forward solve.
 
     Attributes:
-      times: `(num_segments * segment_size + 1,)`, ends of the steps; valid up to `num_steps`.
+      times: Ends of the steps, valid up to `num_steps`; with room for whole segments.
       starts: State at the start of each segment: each leaf `(num_segments, *leaf.shape)`; empty if
         there can't be several.
       segment: Steps of the first segment: their states at the start, or dense solutions. Without
@@ -170,7 +170,7 @@ class Checkpoints(Recorder):
 
     def start(self, t0, y0):
         size = self._num_segments * self.segment_size + 1
-        times = tf.TensorArray(t0.dtype, size, element_shape=[], clear_after_read=False)
+        times = room_for(t0.dtype, size, [])
         starts = []
         if self._num_segments > 1:
             # One slot more, where the states go that are no segment's first.
@@ -207,9 +207,11 @@ class Checkpoints(Recorder):
     def stored_solution(self, result) -> StoredSolution:
         """The result as the backward pass needs it."""
         times, starts, segment, num_steps, end = result
-        # `evaluate` slices a whole segment.
-        room = self._num_segments * self.segment_size + 1 - tf.shape(times)[0]
-        times = tf.pad(times, [[0, room]])
+        if not inside_xla():  # there they have all their room
+            # `evaluate` slices a whole segment, the last as well.
+            num_segments = -(-tf.maximum(num_steps, 1) // self.segment_size)
+            room = num_segments * self.segment_size + 1 - tf.shape(times)[0]
+            times = tf.pad(times, [[0, room]])
 
         def enter(x, size):
             array = tf.TensorArray(x.dtype, size, element_shape=x.shape[1:], clear_after_read=False)

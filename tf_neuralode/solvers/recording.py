@@ -56,12 +56,37 @@ class Recorder:
         return saved
 
 
+# More slots than this aren't reserved where an array can grow.
+_MAX_RESERVED = 2**16
+# Under XLA it can't: the times alone of so many steps take a gigabyte.
+_MAX_UNDER_XLA = 2**27
+
+
+def room_for(dtype: tf.DType, size: int, element_shape: Any) -> tf.TensorArray:
+    """A `TensorArray` of up to `size` items, which takes no more memory than what is written.
+
+    Raises:
+      ValueError: under XLA, where all of `size` are allocated, if they are too many.
+    """
+    grows = isinstance(size, int) and size > _MAX_RESERVED and not inside_xla()
+    if isinstance(size, int) and size > _MAX_UNDER_XLA and inside_xla():
+        raise ValueError(
+            "Argument max_num_steps is room that XLA, whose shapes are fixed, allocates at once: "
+            f"{size:,} steps need {size * dtype.size / 2**30:.1f} GiB for one number of each. Take "
+            "a smaller max_num_steps, or no XLA"
+        )
+    return tf.TensorArray(
+        dtype,
+        1 if grows else size,
+        dynamic_size=grows,
+        element_shape=element_shape,
+        clear_after_read=False,
+    )
+
+
 def state_arrays(y: State, size, leading: tuple[int | None, ...] = ()) -> list[tf.TensorArray]:
     """A `TensorArray` for each leaf, whose items have the leaf's shape behind `leading`."""
-    return [
-        tf.TensorArray(x.dtype, size, element_shape=[*leading, *x.shape], clear_after_read=False)
-        for x in y
-    ]
+    return [room_for(x.dtype, size, [*leading, *x.shape]) for x in y]
 
 
 def write(arrays: list[tf.TensorArray], index: tf.Tensor, y: State) -> list[tf.TensorArray]:
@@ -92,7 +117,7 @@ class AcceptedSteps(Recorder):
 
     def start(self, t0, y0):
         """The initial state."""
-        times = tf.TensorArray(t0.dtype, self._max_num_steps + 1, element_shape=[])
+        times = room_for(t0.dtype, self._max_num_steps + 1, [])
         states = write(state_arrays(y0, self._max_num_steps + 1), 0, y0)
         dense = []
         if self.needs_dense:

@@ -17,7 +17,7 @@ import tensorflow_probability as tfp
 
 from tf_neuralode.not_finite import nan_unless
 from tf_neuralode.solvers import checks
-from tf_neuralode.solvers.diagnostics import diagnostics
+from tf_neuralode.solvers.diagnostics import Diagnostics, diagnostics
 from tf_neuralode.solvers.flat_state import FlatState
 from tf_neuralode.solvers.integration import Integration
 from tf_neuralode.solvers.method import Method
@@ -81,7 +81,7 @@ class RungeKutta(tfp.math.ode.Solver):
         self._batch_ndims: int | None = None
         self._whole_span: tf.Tensor | None = None
         self._autonomous = False
-        self._finish_states = lambda states, diagnostics: states
+        self._finish_states = _as_they_are
         given = make_adjoint_solver_fn
         super().__init__(
             make_adjoint_solver_fn=self.for_adjoint if given is None else lambda: _for_all(given()),
@@ -143,7 +143,9 @@ class RungeKutta(tfp.math.ode.Solver):
 
     def for_adjoint(self) -> RungeKutta:
         """The solver of TFP's augmented system (state, adjoint state, variables, constants)."""
-        return self.with_seminorm(num_parts=2)
+        # A solver of backward passes has one itself, where TensorFlow traces second derivatives.
+        plain = self.copy(finish_states=_as_they_are, backward_span=None, keep_rows=False)
+        return plain.with_seminorm(num_parts=2)
 
     def with_seminorm(self, num_parts: int) -> RungeKutta:
         """For an augmented state whose first parts, each like the state, alone govern the steps.
@@ -316,6 +318,11 @@ class RungeKutta(tfp.math.ode.Solver):
         # The step size still fits on the other side of an output time: a warm start.
         del ode_fn, initial_time, initial_state, previous_state
         return previous_solver_internal_state
+
+
+def _as_they_are(states: Any, diagnostics: Diagnostics) -> Any:
+    del diagnostics
+    return states
 
 
 def _in_order(times: tf.Tensor) -> tf.Tensor:
