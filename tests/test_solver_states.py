@@ -202,7 +202,9 @@ def test_tolerance_that_does_not_fit_the_state_raises_an_error(rtol, message):
     [
         (lambda t, y: y[:1], r"state of shape \(2,\).* output of shape \(1,\)"),
         (lambda t, y: tf.cast(y, tf.float64), "state .*float32, output .*float64"),
-        (lambda t, y: (y, y), "must return the structure of the state"),
+        (lambda t, y: (y, y), r"state of shape \(2,\).* output of shape \(2, 2\)"),
+        (lambda t, y: (y, y[:1]), "must return the structure of the state"),
+        (lambda t, y: {"y": y}, "must return the structure of the state"),
     ],
 )
 def test_field_whose_output_is_not_like_the_state_raises_an_error(f, message):

@@ -7,6 +7,7 @@ has no vector instructions: dense output of 128 x 20 entries takes four times as
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -128,7 +129,9 @@ class FlatState:
                 "has no return"
             )
         if tf.is_tensor(self._structure) and isinstance(slopes, list | tuple):
-            return tf.convert_to_tensor(slopes, self._structure.dtype)
+            # Other lists have another structure, and are an error.
+            with contextlib.suppress(TypeError, ValueError, tf.errors.InvalidArgumentError):
+                return tf.convert_to_tensor(slopes, self._structure.dtype)
         return slopes
 
 
