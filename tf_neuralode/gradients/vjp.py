@@ -110,7 +110,8 @@ def once_differentiable(
       name: Of the method.
     """
     message = (
-        f"second derivatives are not available through {name}; use gradients.Tape(checkpoint=False)"
+        f"second derivatives are not available through {name}, nor any in forward mode; use "
+        "gradients.Tape(checkpoint=False)"
     )
     return refusing_gradients(gradients, depends_on, LookupError, message)
 
