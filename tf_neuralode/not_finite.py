@@ -1,4 +1,4 @@
-"""NaN and infinity, made when they are needed.
+"""NaN and infinity, made when they are needed and not before.
 
 As constants they would stop every healthy solve under `tf.debugging.enable_check_numerics()`, which
 looks at the results of all operations.
@@ -19,3 +19,9 @@ def infinite_if(condition: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Infinity where `condition` is true, otherwise 0; of its shape."""
     zero = tf.constant(0.0, dtype)
     return -tf.math.log(tf.where(condition, zero, tf.ones_like(zero)))
+
+
+def quotient_or_zero(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """`a / b`, and 0 where `b` is; by operations that TF Lite has, too."""
+    is_zero = tf.equal(b, 0)
+    return tf.where(is_zero, tf.zeros_like(b), a / tf.where(is_zero, tf.ones_like(b), b))

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode.clock import Clock
-from tf_neuralode.not_finite import nan_unless
+from tf_neuralode.not_finite import nan_unless, quotient_or_zero
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.recording import StepHistory
@@ -61,7 +61,7 @@ class DenseSolution:
         # A solve without a step has one time, and here a step of no length.
         next_index = tf.minimum(index + 1, self.num_accepted_steps)
         start, end = tf.gather(times, index), tf.gather(times, next_index)
-        theta = tf.math.divide_no_nan(flat - start, end - start)
+        theta = quotient_or_zero(flat - start, end - start)
         inside = (direction * (flat - first) >= 0) & (direction * (last - flat) >= 0)
         theta = tf.where(inside, theta, nan_unless(inside, theta.dtype))
         rows = []

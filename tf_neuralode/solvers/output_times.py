@@ -12,6 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_neuralode.loops import while_loop
+from tf_neuralode.not_finite import quotient_or_zero
 from tf_neuralode.solvers import interpolation
 from tf_neuralode.solvers.recording import Recorder, state_arrays, write
 from tf_neuralode.solvers.runge_kutta import State
@@ -86,7 +87,7 @@ def pull_back_rows(
 def _position(times, t, t_next):
     """In the step from `t` to `t_next`; 0 where that has no length."""
     h = t_next - t
-    return tf.math.divide_no_nan(times - t, h)
+    return quotient_or_zero(times - t, h)
 
 
 def _num_passed(times, t, forwards):

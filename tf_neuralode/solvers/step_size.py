@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tf_neuralode.not_finite import quotient_or_zero
 from tf_neuralode.solvers.error_norm import ErrorNorm
 from tf_neuralode.solvers.runge_kutta import State, advanced
 
@@ -244,10 +245,10 @@ def first_step_size(f, start, longest_step, error_order, tolerances, norm, span=
         seen = d_change - _without_overflow(norm, tolerances.scaled(noise, y0))
         d_change = tf.maximum(seen, tf.zeros_like(seen))
     # Without an interval h0 is 0.
-    rate = tf.math.divide_no_nan(d_change / slope, h0)
+    rate = quotient_or_zero(d_change / slope, h0)
     q = error_order
     h1 = (constant(math.factorial(q + 1)) * rate / slope) ** constant(1 / (q + 1))
-    h1 = tf.math.divide_no_nan(h1, rate)
+    h1 = quotient_or_zero(h1, rate)
     # Where the slope doesn't change, y does: at most by its own size.
     h1 = tf.where(tf.equal(rate, 0), largest, h1)
     # A field that overflows at the trial point says nothing of the step; the loop finds out.
