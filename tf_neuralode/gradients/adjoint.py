@@ -77,6 +77,13 @@ class Adjoint(BackwardTolerances, Gradient):
             return tf.nest.flatten(structure[0]), (inputs, results)
 
         def backward(residuals: Any, d_outputs: Any, variables: Any) -> tuple:
+            if any(y.dtype.is_complex for y in problem.y0):
+                raise NotImplementedError(
+                    "gradient='adjoint' is TFP's own, which has no gradients of complex states. "
+                    "Take another, 'tape' for example, or solve for real and imaginary part: "
+                    "y0=(tf.math.real(y), tf.math.imag(y)). "
+                    f"Received: a state of dtype {[y.dtype.name for y in problem.y0]}"
+                )
             inputs, results = residuals
             inputs = [tf.identity(x) for x in inputs]
             with tf.GradientTape() as tape:
