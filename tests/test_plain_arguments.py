@@ -78,6 +78,8 @@ def test_ragged_tensors_are_an_error_that_says_how_to_pad():
     ragged = tf.ragged.constant([[0.5, 1.0], [0.5]])
     with pytest.raises(TypeError, match=r"times must be a dense.*times.to_tensor\(\)"):
         NeuralODE(decay)(Y0, times=ragged)
+    with pytest.raises(TypeError, match=r"y0 must be a dense.*y0.to_tensor\(\)"):
+        NeuralODE(decay)(ragged)
     with pytest.raises(TypeError, match=r"y0 must hold dense.*y0.to_tensor\(\)"):
         odeint(lambda t, y: -y, ragged, [0.0, 1.0])
 

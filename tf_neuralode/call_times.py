@@ -148,11 +148,7 @@ def check_shapes(times: tuple, mask: tuple | None) -> None:
 
 def as_tensor_like(name: str, value: Any) -> Any:
     """The argument of a call, numbers and (nested) lists of them as an array; else as it is."""
-    if isinstance(value, tf.RaggedTensor):
-        raise TypeError(
-            f"Argument {name} must be a dense tensor. Pad it, {name}.to_tensor(), and say by mask "
-            f"which entries count. Received: a RaggedTensor of shape {value.shape}"
-        )
+    _check_dense(name, value)
     if not isinstance(value, list | tuple | bool | int | float):
         return value
     if any(tf.is_tensor(x) for x in tf.nest.flatten(value)):
@@ -166,14 +162,17 @@ def as_tensor_like(name: str, value: Any) -> Any:
     return array
 
 
+def _check_dense(name: str, value: Any) -> None:
+    if isinstance(value, tf.RaggedTensor):
+        raise TypeError(
+            f"Argument {name} must be a dense tensor. Pad it, {name}.to_tensor(), and say by mask "
+            f"which entries count. Received: a RaggedTensor of shape {value.shape}"
+        )
+
+
 def check_call(name: str, y0, times, mask, t_eval) -> None:
     """Raises ValueError or TypeError unless a layer's arguments, tensors or specs, fit."""
-    if isinstance(y0, tf.RaggedTensor):
-        raise TypeError(
-            f"The input of layer {name!r} (NeuralODE) must be a dense tensor. Pad it, "
-            "x.to_tensor(), and mask the padding (keras.layers.Masking). "
-            f"Received: a RaggedTensor of shape {y0.shape}"
-        )
+    _check_dense("y0", y0)
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y0.dtype)):
         raise TypeError(
             f"The input of layer {name!r} (NeuralODE) must be floating point. Cast it, for "

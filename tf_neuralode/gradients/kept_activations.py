@@ -107,8 +107,7 @@ def _spoil_gradient_after_failure(rows: State, success: tf.Tensor) -> State:
     def one(row):
         @tf.custom_gradient
         def spoiled(x):
-            nan = lambda: nan_unless(success, x.dtype)
-            return tf.identity(x), lambda d: tf.where(success, d, nan())
+            return tf.identity(x), lambda d: tf.where(success, d, nan_unless(success, x.dtype))
 
         return spoiled(row)
 
