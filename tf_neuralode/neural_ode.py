@@ -87,13 +87,14 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
       y0: State at `t_span[0]`: floating point, `(batch, ...)`.
       times: Times at which to return the state, in the direction of `t_span`, from `t_span[0]` on
         (`t_span[1]` and `t_eval` play no part then): `(num_times,)`, shared by the batch, or
-        `(batch, num_times)`, for each sample its own. They may repeat. Those of each sample
-        are met by steps that end there: `max_num_steps` then holds for each interval between them,
-        and a fixed-step solver takes its `num_steps` for the longest of the trajectories. All times
-        have gradients. They may have more precision than the state (float64, integers): `t_span[0]`
-        is subtracted before they are cast. A time-dependent dynamics gets times in the state's
-        dtype. `fit` and `predict` cast arrays of float64 to Keras' `floatx`, and a functional model
-        its inputs to the dtype of their `keras.Input`: see the guide.
+        `(batch, num_times)`, for each sample its own. They may repeat. A list goes in by name,
+        `times=[...]`. Those of each sample are met by steps that end there: `max_num_steps` then
+        holds for each interval between them, and a fixed-step solver takes its `num_steps` for the
+        longest of the trajectories. All times have gradients. They may have more precision than the
+        state (float64, integers): `t_span[0]` is subtracted before they are cast. A time-dependent
+        dynamics gets times in the state's dtype. `fit` and `predict` cast arrays of float64 to
+        Keras' `floatx`, and a functional model its inputs to the dtype of their `keras.Input`: see
+        the guide.
       mask: `(batch, num_times)`, boolean, false for times that are padding: there the row repeats
         the state at the last valid time before (the input, if there is none). Without `times` the
         state's mask, which Keras fills in.
