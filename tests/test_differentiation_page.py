@@ -106,8 +106,9 @@ OWN_SOURCES = {by_captures: lambda: VARIABLE, by_weights: lambda: RATE.rate.valu
 
 
 def cells_of_the_page():
-    """Of the table: row, gradient, text of the cell without its notes."""
-    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    """Of the first table: row, gradient, text of the cell without its notes."""
+    first_table = re.search(r"(^\|.*\n)+", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    lines = first_table[0].splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     heads = [
         [KEPT if "(" in name else name.strip('"') for name in re.findall("`(.*?)`", head)]
