@@ -63,3 +63,19 @@ def test_solves_that_share_a_dynamics_keep_their_weights_in_a_file_of_weights(tm
     assert np.max(np.abs(other(x) - model(x))) > 0
     other.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(other(x), model(x))
+
+
+def test_a_file_of_layers_that_share_a_dynamics_warns_when_it_is_written(tmp_path):
+    dynamics = keras.layers.Dense(2, "tanh")
+    model = keras.Sequential([keras.Input((2,)), NeuralODE(dynamics), NeuralODE(dynamics)])
+    with pytest.warns(UserWarning, match=r"share one dynamics, dense.*save_weights"):
+        model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="expected 2 variables, but received 0"):
+        keras.saving.load_model(tmp_path / "model.keras")
+
+
+def test_a_layer_in_place_of_another_one_is_saved_without_a_warning(tmp_path):
+    layer = NeuralODE(keras.layers.Dense(2, "tanh"))
+    layer(tf.ones([1, 2]))
+    layer = NeuralODE.from_config({**layer.get_config(), "dynamics": layer.dynamics})
+    keras.Sequential([keras.Input((2,)), layer]).save(tmp_path / "model.keras")

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode import dynamics as dynamics_lib
-from tf_neuralode import gradients, regularizers, solvers
+from tf_neuralode import gradients, regularizers, shared_dynamics, solvers
 from tf_neuralode.backward_count import counter_into
 from tf_neuralode.batch_solve import BatchSolution, solve_batch
 from tf_neuralode.call_times import (
@@ -30,6 +30,7 @@ from tf_neuralode.solvers import precision
 from tf_neuralode.solvers.diagnostics import Diagnostics
 from tf_neuralode.solvers.runge_kutta import State
 from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.spelling import did_you_mean
 from tf_neuralode.times import check_distinct, check_t_eval, check_t_span
 from tf_neuralode.xla import inside_xla
 
@@ -167,7 +168,10 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         # Keras would round float64 times to the layer's dtype in front of `call`.
-        super().__init__(autocast=False, **kwargs)
+        try:
+            super().__init__(autocast=False, **kwargs)
+        except ValueError as error:  # a keyword that Keras doesn't know, either
+            raise ValueError(f"{error}{did_you_mean(kwargs, self.read_only)}") from error
         if on_failure not in _FAILURE_MODES:
             raise ValueError(
                 f"Argument on_failure must be one of {', '.join(map(repr, _FAILURE_MODES))}. "
@@ -177,6 +181,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         if self.compute_dtype in ("float16", "bfloat16"):
             self.dtype_policy = keras.DTypePolicy("float32")
         self.dynamics = dynamics_lib.as_layer(dynamics, time_dependent, self.dtype_policy)
+        shared_dynamics.hold(self, self.dynamics)
         self.t_span = check_t_span(t_span)
         self.t_eval = check_t_eval(t_eval, self.t_span, return_sequences)
         self._knots = np.array(self.t_eval or self.t_span)
@@ -187,6 +192,10 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         self.solver = solvers.get(solver, rtol, atol, norm)
         self.gradient = gradients.get(gradient)
         self.gradient.check_solver(self.solver)
+        if jit_compile not in (True, False):
+            raise TypeError(
+                f"Argument jit_compile must be True or False. Received: jit_compile={jit_compile!r}"
+            )
         if on_failure == "last" and not isinstance(self.solver, solvers.AdaptiveRungeKutta):
             raise ValueError(
                 "Argument on_failure='last' needs an adaptive solver of tf_neuralode.solvers: "
@@ -373,6 +382,7 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
         return previous_mask if self._hands_mask_on else None
 
     def get_config(self) -> dict[str, Any]:
+        shared_dynamics.warn_if_shared(self.dynamics)
         regularizer = self.regularizer
         if isinstance(regularizer, tuple):
             regularizer = list(regularizer)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-
 from tf_neuralode.gradients.adjoint import Adjoint
 from tf_neuralode.gradients.gauss import GaussAdjoint
 from tf_neuralode.gradients.gradient import Gradient
 from tf_neuralode.gradients.interpolating import InterpolatingAdjoint
 from tf_neuralode.gradients.tape import Tape
+from tf_neuralode.spelling import did_you_mean
 
 __all__ = [
     "Adjoint",
@@ -48,10 +47,8 @@ def get(identifier: str | Gradient) -> Gradient:
             f"Received: gradient={identifier!r}"
         )
     if identifier not in _BY_NAME:
-        close = difflib.get_close_matches(identifier, names(), n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(
             f"Argument gradient must be a gradient or one of the names {', '.join(names())}. "
-            f"Received: gradient={identifier!r}{hint}"
+            f"Received: gradient={identifier!r}{did_you_mean([identifier], names())}"
         )
     return _BY_NAME[identifier]()

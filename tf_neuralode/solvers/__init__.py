@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import keras
@@ -27,6 +26,7 @@ from tf_neuralode.solvers.methods import (
 )
 from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.solvers.tableau import ButcherTableau
+from tf_neuralode.spelling import did_you_mean
 
 __all__ = [
     "RK4",
@@ -96,7 +96,7 @@ def get(
         if identifier not in _BY_NAME:
             raise ValueError(
                 f"Argument solver must be a solver or one of the names {', '.join(names())}. "
-                f"Received: solver={identifier!r}{_did_you_mean(identifier)}"
+                f"Received: solver={identifier!r}{did_you_mean([identifier], names())}"
             )
         solver = _BY_NAME[identifier]
         return solver(**given) if issubclass(solver, AdaptiveRungeKutta) else solver()
@@ -142,8 +142,3 @@ def serialize_norm(norm: Any) -> str | None:
             f"weights, or export the model. Received: norm={norm!r}"
         )
     return norm
-
-
-def _did_you_mean(name: str) -> str:
-    close = difflib.get_close_matches(name, names(), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
