@@ -1,5 +1,7 @@
 """The three ways to run TensorFlow code; most bugs live in the one that wasn't tried."""
 
+import itertools
+
 import tensorflow as tf
 
 MODES = ("eager", "graph", "xla")
@@ -10,3 +12,18 @@ def in_mode(function, mode):
     if mode == "eager":
         return function
     return tf.function(function, jit_compile=mode == "xla", autograph=False)
+
+
+def pairs(*factors):
+    """Rows of a value of each factor, in which each pair of two factors' values occurs.
+
+    All combinations of three factors and more would take too long.
+    """
+    indices = [*itertools.product(*(range(len(factor)) for factor in factors))]
+    in_row = {row: {*itertools.combinations(enumerate(row), 2)} for row in indices}
+    missing, rows = set().union(*in_row.values()), []
+    while missing:
+        row = max(indices, key=lambda row: len(in_row[row] & missing))
+        missing -= in_row[row]
+        rows.append(tuple(factor[i] for factor, i in zip(factors, row, strict=True)))
+    return rows

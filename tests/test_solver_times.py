@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from modes import MODES, in_mode
+from modes import MODES, in_mode, pairs
 
 from tf_neuralode import odeint, solvers
 from tf_neuralode.solvers import status
@@ -13,6 +13,7 @@ FREE_OUTPUT = [name for name in ALL if name != "dormand_prince8"]
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 # 0.1 and 0.7 are no binary fractions: sums of steps miss them by rounding.
 FORWARDS, BACKWARDS = (0.1, 0.7), (0.7, 0.1)
+INTERVALS = (FORWARDS, BACKWARDS)
 
 
 def rough(t, y):
@@ -43,13 +44,14 @@ class Recorded:
 
 
 def make(name, **settings):
+    if name == "bosh3" and settings == TIGHT:
+        # Order three would take thousands of steps; the errors stay below the limits of the others.
+        settings = {"rtol": 1e-7, "atol": 1e-7}
     solver = type(solvers.get(name))
     return solver(**settings) if issubclass(solver, solvers.AdaptiveRungeKutta) else solver(40)
 
 
-@pytest.mark.parametrize("num_times", [2, 5])
-@pytest.mark.parametrize("dense_output", [False, True])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "dense_output", "num_times"), pairs(ALL, [False, True], [2, 5]))
 def test_number_of_evaluations_is_exact(name, dense_output, num_times):
     f = Recorded(rough)
     results = odeint(
@@ -62,9 +64,7 @@ def test_number_of_evaluations_is_exact(name, dense_output, num_times):
         assert diagnostics.num_rejected_steps > 0, "the case has to have rejected steps"
 
 
-@pytest.mark.parametrize("interval", [FORWARDS, BACKWARDS])
-@pytest.mark.parametrize("num_times", [2, 5])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "num_times", "interval"), pairs(ALL, [2, 5], INTERVALS))
 def test_f_is_not_evaluated_outside_the_interval(name, num_times, interval):
     f = Recorded(lambda t, y: tf.where(t < 0.4, -y, 5 * (tf.cos(40 * t) - y)))
     results = odeint(
@@ -75,9 +75,7 @@ def test_f_is_not_evaluated_outside_the_interval(name, num_times, interval):
     assert min(f.times) >= min(interval) and max(f.times) <= max(interval)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("interval", [FORWARDS, BACKWARDS])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "mode", "interval"), pairs(ALL, MODES, INTERVALS))
 def test_last_step_ends_on_the_final_time(name, interval, mode):
     run = in_mode(
         lambda y0: odeint(smooth, y0, interval, solver=make(name)).diagnostics.final_time, mode
@@ -101,7 +99,7 @@ def test_solve_backwards_undoes_the_solve_forwards(name, mode):
 def test_number_of_evaluations_does_not_depend_on_the_number_of_output_times(name, mode):
     y0 = tf.ones([3], tf.float64)
     counts = set()
-    for num_outputs in (1, 10, 100, 1000):
+    for num_outputs in (1, 10, 1000) if mode == "graph" else (1, 1000):
         times = np.linspace(0.0, 10.0, num_outputs + 1)
         run = in_mode(
             lambda y0, times=times: odeint(smooth, y0, times, solver=make(name))[1:3], mode
@@ -181,9 +179,7 @@ def test_first_and_last_time_have_gradients(mode):
     np.testing.assert_allclose(gradient, [-end * np.cos(first), end * np.cos(last)], rtol=1e-7)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("direction", [1, -1])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "mode", "direction"), pairs(ALL, MODES, [1, -1]))
 def test_dense_solution_can_be_evaluated_anywhere(name, direction, mode):
     end = 2.0 * direction
     inside = direction * np.array([0.0, 0.123, 1.0, 1.999, 2.0])
