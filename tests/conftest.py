@@ -1,5 +1,6 @@
 """Settings of the tests as a whole, and workers that are replaced before they fill the memory."""
 
+import gc
 import json
 import os
 import pathlib
@@ -14,6 +15,9 @@ import pytest
 # Tests compile hundreds of programs and run each for milliseconds. Without LLVM's optimization a
 # program of XLA's takes two thirds of the time to compile; what it computes is the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+# Tracing makes many objects and little garbage, for which Python would look thousands of times.
+gc.set_threshold(50_000, 20, 20)
 
 # TensorFlow keeps what it has traced and compiled until its process ends, 20 to 60 MB for a solve
 # with its gradient, 24 GB for all tests. So a worker that has grown beyond this leaves, between two
