@@ -44,14 +44,25 @@ FIELDS = {
 
 
 COMPILED_MODES = ("xla", "compiled layer")
+# Where any solver will do: without the choice of steps a solve is compiled in half the time.
+EQUAL_STEPS = solvers.RK4(num_steps=4)
 
 
-def losses(gradient, mode):
+@pytest.fixture(scope="session")
+def losses(once_a_run):
     """Losses of two epochs with a smaller last batch, and of an evaluation."""
-    model = small_model(gradient=gradient, jit_compile=mode == "compiled layer")
-    model.compile("sgd", "mse", **MODES_OF_A_MODEL[mode])
-    history = model.fit(*make_data(), batch_size=8, epochs=2, shuffle=False, verbose=0)
-    return [*history.history["loss"], model.evaluate(*make_data(), verbose=0)]
+
+    def make(gradient, mode):
+        model = small_model(
+            gradient=gradient, solver=EQUAL_STEPS, jit_compile=mode == "compiled layer"
+        )
+        model.compile("sgd", "mse", **MODES_OF_A_MODEL[mode])
+        history = model.fit(*make_data(), batch_size=8, epochs=2, shuffle=False, verbose=0)
+        return [*history.history["loss"], model.evaluate(*make_data(), verbose=0)]
+
+    return lambda gradient, mode: once_a_run(
+        f"losses-{gradient}-{mode}", lambda: make(gradient, mode)
+    )
 
 
 # XLA takes seconds for every gradient: here two, in test_gradients.py all of them.
@@ -63,14 +74,14 @@ def losses(gradient, mode):
         *((gradient, mode) for gradient in ("adjoint", "tape") for mode in COMPILED_MODES),
     ],
 )
-def test_losses_are_those_of_eager_mode(gradient, mode):
-    # Rounding in another order changes the steps, and with them an error of 1e-3 a little.
-    np.testing.assert_allclose(losses(gradient, mode), losses(gradient, "eager"), rtol=1e-4)
+def test_losses_are_those_of_eager_mode(gradient, mode, losses):
+    # Rounding of float32 in another order, over four steps of training.
+    np.testing.assert_allclose(losses(gradient, mode), losses(gradient, "eager"), rtol=1e-5)
 
 
-@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
-def test_training_learns_the_same_with_every_gradient(gradient):
-    # The gradients differ by the solve's error, 1e-3.
+@pytest.mark.parametrize("gradient", [g for g in ALL_GRADIENTS if g != "tape"])
+def test_training_learns_the_same_with_every_gradient(gradient, losses):
+    # The gradients differ by the solve's error: 1e-3 is far above that of RK4 with steps of 1/4.
     np.testing.assert_allclose(losses(gradient, "graph"), losses("tape", "graph"), rtol=1e-3)
 
 
@@ -81,8 +92,9 @@ def test_training_learns_the_same_with_every_gradient(gradient):
 def test_any_field_trains_evaluates_and_predicts(field, parent):
     make_field, shape, time_dependent = FIELDS[field]
     keras.utils.set_random_seed(0)
+    solver = "dormand_prince" if parent == "functional" else EQUAL_STEPS
     stack = [
-        NeuralODE(make_field(), time_dependent=time_dependent),
+        NeuralODE(make_field(), solver=solver, time_dependent=time_dependent),
         layers.Flatten(),
         layers.Dense(1),
     ]
@@ -174,13 +186,15 @@ def test_without_sequences_it_returns_the_exact_state_at_the_end(t_span):
 @pytest.mark.core
 def test_sequences_train_in_a_model():
     keras.utils.set_random_seed(0)
-    layer = NeuralODE(dense_field(), t_eval=[0.2, 0.5, 1.0], return_sequences=True)
+    layer = NeuralODE(
+        dense_field(), solver=EQUAL_STEPS, t_eval=[0.2, 0.5, 1.0], return_sequences=True
+    )
     model = keras.Sequential([keras.Input((3,)), layer])
     model.compile(keras.optimizers.Adam(0.02), "mse")
     x, _ = make_data()
     y = x[:, np.newaxis] * np.exp([[0.2], [0.5], [1.0]])
-    losses = model.fit(x, y, batch_size=8, epochs=30, verbose=0).history["loss"]
-    assert losses[-1] < 0.3 * losses[0]
+    history = model.fit(x, y, batch_size=8, epochs=30, verbose=0).history["loss"]
+    assert history[-1] < 0.3 * history[0]
 
 
 def test_gradient_of_the_input_is_a_dense_tensor_and_zero_for_bad_samples():
@@ -277,9 +291,8 @@ def test_frozen_dynamics_stay_and_the_layers_around_learn(gradient, eager):
     dynamics = dense_field()
     dynamics.trainable = False
     before, after = layers.Dense(3), layers.Dense(1)
-    model = keras.Sequential(
-        [keras.Input((3,)), before, NeuralODE(dynamics, gradient=gradient), after]
-    )
+    layer = NeuralODE(dynamics, gradient=gradient, solver=EQUAL_STEPS)
+    model = keras.Sequential([keras.Input((3,)), before, layer, after])
     model.compile("sgd", "mse", run_eagerly=eager)
     old = [w.copy() for w in model.get_weights()]
     model.fit(*make_data(), verbose=0)
@@ -312,8 +325,8 @@ def test_dynamics_may_hold_a_neural_ode(gradient):
     np.testing.assert_allclose(gradient, -np.e * exact, rtol=3e-5)
 
 
-def test_kept_activations_train_in_a_model():
-    model = small_model(gradient=gradients.Tape(checkpoint=False))
+def test_kept_activations_train_in_a_model(losses):
+    model = small_model(gradient=gradients.Tape(checkpoint=False), solver=EQUAL_STEPS)
     model.compile("sgd", "mse")
     actual = model.fit(*make_data(), batch_size=8, epochs=2, shuffle=False, verbose=0).history
     # The same gradient in another order of summation.
