@@ -1,5 +1,6 @@
 """The three ways to run TensorFlow code; most bugs live in the one that wasn't tried."""
 
+import collections
 import itertools
 
 import tensorflow as tf
@@ -21,9 +22,12 @@ def pairs(*factors):
     """
     indices = [*itertools.product(*(range(len(factor)) for factor in factors))]
     in_row = {row: {*itertools.combinations(enumerate(row), 2)} for row in indices}
-    missing, rows = set().union(*in_row.values()), []
+    missing, used, rows = set().union(*in_row.values()), collections.Counter(), []
     while missing:
-        row = max(indices, key=lambda row: len(in_row[row] & missing))
+        # Of rows as good as one another the one whose values have occurred least often.
+        often = {row: sum(used[value] for value in enumerate(row)) for row in indices}
+        row = max(indices, key=lambda row: (len(in_row[row] & missing), -often[row]))
         missing -= in_row[row]
+        used.update(enumerate(row))
         rows.append(tuple(factor[i] for factor, i in zip(factors, row, strict=True)))
     return rows
