@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 from subprocesses import ROOT, run_python
 
 # Two devices have to be there before TensorFlow starts, so this needs a process of its own.
@@ -12,11 +11,10 @@ import json, sys
 import keras, numpy as np, tensorflow as tf
 from small_models import make_data, small_model
 
-options = json.loads(sys.argv[1])
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-def train(strategy):
+def train(strategy, options):
     with strategy.scope():
         # Equal steps: adaptive ones are those of a replica's own part of the batch.
         model = small_model(track_stats=True, solver="heun", **options)
@@ -27,25 +25,28 @@ def train(strategy):
 
 strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
 assert strategy.num_replicas_in_sync == 2
-print(json.dumps([train(strategy), train(tf.distribute.get_strategy())]))
+one = tf.distribute.get_strategy()
+every = json.loads(sys.argv[1])
+print(json.dumps([[train(strategy, options), train(one, options)] for options in every]))
 """
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"jit_compile": True}, {"gradient": "tape", "jit_compile": True}],
-    ids=["graph", "layer in XLA", "tape in XLA"],
-)
-def test_two_mirrored_devices_train_as_one(options, tmp_path):
-    done = run_python("-c", MIRRORED, json.dumps(options), cwd=tmp_path)
+OPTIONS = [{}, {"jit_compile": True}, {"gradient": "tape", "jit_compile": True}]
+
+
+def test_two_mirrored_devices_train_as_one(tmp_path):
+    done = run_python("-c", MIRRORED, json.dumps(OPTIONS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    mirrored, single = json.loads(done.stdout.splitlines()[-1])
-    # Sums of float32 in another order.
-    np.testing.assert_allclose(mirrored["loss"], single["loss"], rtol=1e-5)
-    for a, b in zip(mirrored["weights"], single["weights"], strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-    assert mirrored["nfe"] == [40] * 3 and mirrored["failed_solves"] == [0] * 3
-    assert mirrored["loss"][-1] < mirrored["loss"][0]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for options, (mirrored, single) in zip(OPTIONS, found, strict=True):
+        # Sums of float32 in another order.
+        np.testing.assert_allclose(
+            mirrored["loss"], single["loss"], rtol=1e-5, err_msg=str(options)
+        )
+        for a, b in zip(mirrored["weights"], single["weights"], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=str(options))
+        assert mirrored["nfe"] == [40] * 3 and mirrored["failed_solves"] == [0] * 3
+        assert mirrored["loss"][-1] < mirrored["loss"][0]
 
 
 def test_two_processes_train_the_same_weights_as_one(tmp_path):
