@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from all_solvers import ADAPTIVE, FIXED
-from modes import MODES, in_mode
+from modes import MODES, in_mode, pairs
 
 from tf_neuralode import gradients, odeint, solvers
 from tf_neuralode.solvers import status
@@ -63,9 +63,9 @@ def test_solve_takes_the_whole_signature_and_differentiates_constants(solver, mo
     np.testing.assert_allclose(gradient, -2 * np.exp(-1.4), atol=1e-7)
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-@pytest.mark.parametrize("end", [2.0, -2.0])
-@pytest.mark.parametrize("solver", [*ADAPTIVE, solvers.RK4])
+@pytest.mark.parametrize(
+    ("solver", "end", "mode"), pairs([*ADAPTIVE, solvers.RK4], [2.0, -2.0], ["eager", "graph"])
+)
 def test_times_chosen_by_the_solver_are_its_steps(solver, end, mode):
     settings = TIGHT if solver in ADAPTIVE else {"num_steps": 100}
 
@@ -111,9 +111,10 @@ def test_adjoint_solver_is_the_one_that_is_asked_for(rtol, end_of):
 
     def make_adjoint_solver():
         asked.append(rtol)
-        return solvers.DormandPrince(rtol=rtol, atol=rtol)
+        return solvers.DormandPrince8(rtol=rtol, atol=rtol)
 
-    solver = solvers.DormandPrince(**TIGHT, make_adjoint_solver_fn=make_adjoint_solver)
+    # Of high order, for few steps, which take long eagerly.
+    solver = solvers.DormandPrince8(**TIGHT, make_adjoint_solver_fn=make_adjoint_solver)
     with tf.GradientTape() as tape:
         tape.watch(ONE)
         end = end_of(solver, lambda t, y: -tf.sin(5 * t) * y**2)
@@ -127,7 +128,7 @@ def test_ffjord_takes_the_solver():
     rates = tf.constant([0.5, -1.0], tf.float64)
     bijector = tfb.FFJORD(
         state_time_derivative_fn=lambda t, y: rates * y,
-        ode_solve_fn=solvers.DormandPrince(**TIGHT).solve,
+        ode_solve_fn=solvers.DormandPrince8(**TIGHT).solve,
         dtype=tf.float64,
     )
     x = tf.constant([[1.0, 2.0]], tf.float64)
@@ -138,7 +139,7 @@ def test_ffjord_takes_the_solver():
 @pytest.mark.parametrize("times", [[0.0, 1.0], [0.0, 0.3, 1.0]])
 def test_stock_bdf_solver_is_accepted_as_it_is(times):
     # y' = -1000 (y - cos t): stiff. After the transient y = cos t to within 1e-3.
-    solver = ode.BDF(rtol=1e-6, atol=1e-9)
+    solver = ode.BDF(rtol=1e-4, atol=1e-6)
     y0 = tf.ones([1], tf.float64)
     results = odeint(lambda t, y: -1000 * (y - tf.cos(t)), y0, times, solver=solver)
     assert results.diagnostics.status == 0
