@@ -15,7 +15,7 @@ def van_der_pol(t, y):
 
 
 @pytest.mark.parametrize("run", [lambda f: f, tf.function], ids=["eager", "graph"])
-@pytest.mark.parametrize("t_span", [(0.0, 20.0), (1.0, 0.0)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("t_span", [(0.0, 5.0), (1.0, 0.0)], ids=["forwards", "backwards"])
 def test_attempts_are_those_of_the_solve(run, t_span):
     solver = solvers.Tsit5(rtol=1e-5, first_step_size=1.0)  # too long for the first step
     y0 = tf.constant(VAN_DER_POL_START)
