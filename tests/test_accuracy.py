@@ -18,8 +18,7 @@ def geometric_mean(ratios):
     return np.exp(np.mean(np.log(ratios)))
 
 
-@functools.cache
-def solved(method, num_times):
+def solve_all(method, num_times):
     """Error and number of evaluations: each `(len(DETEST), len(TOLERANCES))`."""
     errors, evaluations = np.zeros((2, len(DETEST), len(TOLERANCES)))
     for i, problem in enumerate(DETEST):
@@ -36,7 +35,15 @@ def solved(method, num_times):
         for j, tolerance in enumerate(TOLERANCES):
             states, evaluations[i, j] = solve(tf.constant(tolerance, tf.float64))
             errors[i, j] = np.abs(states - exact).max()
-    return errors, evaluations
+    return errors.tolist(), evaluations.tolist()
+
+
+@pytest.fixture(scope="session")
+def solved(once_a_run):
+    """What `solve_all` returns, which takes some 10 s, once a run."""
+    return lambda method, num_times: np.array(
+        once_a_run(f"detest-{method.__name__}-{num_times}", lambda: solve_all(method, num_times))
+    )
 
 
 @functools.cache
@@ -73,7 +80,7 @@ def test_exact_solutions_are_those_of_scipy(problem):
 
 @pytest.mark.parametrize("num_times", [2, 11])
 @pytest.mark.parametrize("method", SCIPY_NAME)
-def test_error_is_at_most_3_times_that_of_scipy(method, num_times):
+def test_error_is_at_most_3_times_that_of_scipy(method, num_times, solved):
     errors, _ = solved(method, num_times)
     expected, _ = solved_by_scipy(SCIPY_NAME[method], num_times)
     for j, tolerance in enumerate(TOLERANCES):
@@ -84,7 +91,7 @@ def test_error_is_at_most_3_times_that_of_scipy(method, num_times):
 
 
 @pytest.mark.parametrize("method", SCIPY_NAME)
-def test_evaluations_are_at_most_1_1_times_those_of_scipy(method):
+def test_evaluations_are_at_most_1_1_times_those_of_scipy(method, solved):
     _, evaluations = solved(method, 2)
     _, expected = solved_by_scipy(SCIPY_NAME[method], 2)
     for j, tolerance in enumerate(TOLERANCES):
@@ -94,7 +101,7 @@ def test_evaluations_are_at_most_1_1_times_those_of_scipy(method):
     assert geometric_mean(evaluations / expected) <= 1.1
 
 
-def test_tsit5_needs_no_more_evaluations_than_dormand_prince():
+def test_tsit5_needs_no_more_evaluations_than_dormand_prince(solved):
     _, tsit5 = solved(solvers.Tsit5, 2)
     _, dormand_prince = solved(solvers.DormandPrince, 2)
     assert geometric_mean(tsit5 / dormand_prince) <= 1
@@ -105,7 +112,7 @@ def test_tsit5_needs_no_more_evaluations_than_dormand_prince():
     # At 1e-9 the interpolant shows, of order 4 as that of DormandPrince, in longer steps.
     [(2, TOLERANCES), (11, TOLERANCES[:2])],
 )
-def test_verner6_has_less_than_half_the_error_of_dormand_prince(num_times, tolerances):
+def test_verner6_has_less_than_half_the_error_of_dormand_prince(num_times, tolerances, solved):
     errors, expected = (
         solved(method, num_times)[0] for method in (solvers.Verner6, solvers.DormandPrince)
     )
@@ -115,14 +122,14 @@ def test_verner6_has_less_than_half_the_error_of_dormand_prince(num_times, toler
         assert ratio <= 1 / 2
 
 
-def test_verner6_takes_no_more_work_than_dormand_prince():
+def test_verner6_takes_no_more_work_than_dormand_prince(solved):
     _, evaluations = solved(solvers.Verner6, 2)
     _, expected = solved(solvers.DormandPrince, 2)
     # An order more: dearer at 1e-3 by a tenth, cheaper at 1e-9 by a quarter.
     assert geometric_mean(evaluations / expected) <= 1
 
 
-def test_sofroniou_spaletta4_has_less_error_than_bosh3_for_no_more_work():
+def test_sofroniou_spaletta4_has_less_error_than_bosh3_for_no_more_work(solved):
     errors, evaluations = solved(solvers.SofroniouSpaletta4, 2)
     other_errors, other_evaluations = solved(solvers.Bosh3, 2)
     assert geometric_mean(errors / other_errors) <= 1 / 2
