@@ -61,7 +61,8 @@ def test_they_are_in_tensorboard(tmp_path):
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "layer in XLA"])
 def test_nothing_of_it_is_exported(jit_compile, tmp_path):
-    model = tracked("compiled layer" if jit_compile else "graph")
+    mode, solver = ("compiled layer", "rk4") if jit_compile else ("graph", "bosh3")
+    model = tracked(mode, solver=solver)
     model.fit(*make_data(), verbose=0)
     model.export(tmp_path / "model", verbose=False)
     loaded = tf.saved_model.load(tmp_path / "model")
