@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from modes import pairs
 
 from tf_neuralode import odeint, solvers
 from tf_neuralode.solvers import status
@@ -11,9 +12,15 @@ from tf_neuralode.solvers import status
 TOLERANCES = {"euler": 0.1, "midpoint": 1e-3, "heun": 1e-2}
 
 
-@pytest.mark.parametrize("times", [[0.0, 1.0], [0.0, 0.1, 0.3, 1.0], [1.0, 0.4, 0.0]], ids=str)
-@pytest.mark.parametrize("name", solvers.names())
-def test_batch_unknown_to_xla_is_solved_at_times_that_are_known(name, times):
+TIMES = [[0.0, 1.0], [0.0, 0.1, 0.3, 1.0], [1.0, 0.4, 0.0]]
+# XLA compiles anew for each batch size.
+BATCHES = [(1, 3), (3, 0), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "batches"), pairs(solvers.names(), TIMES, BATCHES), ids=str
+)
+def test_batch_unknown_to_xla_is_solved_at_times_that_are_known(name, times, batches):
     # Two times are the ends, which need no interpolation: another path than with more of them.
     @tf.function(
         input_signature=[tf.TensorSpec([None, 2], tf.float64)], jit_compile=True, autograph=False
@@ -22,7 +29,7 @@ def test_batch_unknown_to_xla_is_solved_at_times_that_are_known(name, times):
         return odeint(lambda t, y: y * tf.cos(t), y0, times, solver=name)[1:3]
 
     exact = np.exp(np.sin(times) - np.sin(times[0]))[:, None, None]
-    for batch in (1, 3, 0):
+    for batch in batches:
         y0 = np.random.default_rng(0).uniform(1, 2, [batch, 2])
         states, diagnostics = run(tf.constant(y0))
         assert diagnostics.status == status.SUCCESS
@@ -39,15 +46,15 @@ def test_axes_unknown_to_xla_may_be_several():
     np.testing.assert_allclose(run(tf.constant(y0)), exact, rtol=1e-3)  # the solver's rtol
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("start", ["finite", "nan"])
-@pytest.mark.parametrize("name", solvers.names())
-def test_every_method_ends_with_the_right_status_where_f_is_not_finite(name, start, jit_compile):
+@pytest.mark.parametrize(
+    ("name", "start", "mode"), pairs(solvers.names(), ["finite", "nan"], ["graph", "xla"])
+)
+def test_every_method_ends_with_the_right_status_where_f_is_not_finite(name, start, mode):
     cls = type(solvers.get(name))
     adaptive = issubclass(cls, solvers.AdaptiveRungeKutta)
     solver = cls(max_num_steps=100) if adaptive else cls(100)
 
-    @tf.function(jit_compile=jit_compile, autograph=False)
+    @tf.function(jit_compile=mode == "xla", autograph=False)
     def run(y0):
         f = lambda t, y: tf.where(t < 0.5, -y, np.nan)
         return odeint(f, y0, [0.0, 0.25, 1.0], solver=solver)[1:3]
