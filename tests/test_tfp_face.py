@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import tensorflow as tf
 import tensorflow_probability as tfp
-from modes import in_mode
+from modes import in_mode, pairs
 
 from tf_neuralode import solvers
 from tf_neuralode.solvers import status
@@ -19,7 +19,11 @@ CLOSE = {"rtol": 1e-6, "atol": 1e-7}
 
 in_every_regime = pytest.mark.parametrize("regime", REGIMES)
 of_every_solver = pytest.mark.parametrize("solver", SOLVERS)
-at_times = pytest.mark.parametrize("times_to", [ode.ChosenBySolver, lambda end: [0.4 * end, end]])
+TIMES_TO = [ode.ChosenBySolver, lambda end: [0.4 * end, end]]
+at_times = pytest.mark.parametrize("times_to", TIMES_TO)
+of_every_pair = pytest.mark.parametrize(
+    ("times_to", "solver", "regime"), pairs(TIMES_TO, SOLVERS, REGIMES)
+)
 
 
 def run(build, regime):
@@ -36,20 +40,18 @@ def solved(solver, f, y0, times, **arguments):
     return results.times, results.states
 
 
-@in_every_regime
-@of_every_solver
-@at_times
+STATES = [np.float64(1.5), np.float64([[1.0, 2.0], [3.0, 4.0]]), np.float64([])]
+
+
 @pytest.mark.parametrize(
-    "y0", [np.float64(1.5), np.float64([[1.0, 2.0], [3.0, 4.0]]), np.float64([])], ids=np.shape
+    ("y0", "times_to", "solver", "regime"), pairs(STATES, TIMES_TO, SOLVERS, REGIMES)
 )
 def test_state_of_numpy_of_any_shape_decays(y0, times_to, solver, regime):
     times, states = run(lambda: solved(solver, lambda t, y: -y, y0, times_to(1.0)), regime)
     np.testing.assert_allclose(states, np.multiply.outer(np.exp(-times), y0), **CLOSE)
 
 
-@in_every_regime
-@of_every_solver
-@at_times
+@of_every_pair
 def test_zero_field_of_numpy_keeps_the_state(times_to, solver, regime):
     y0 = np.float64([1.0, 2.0, 3.0])
     zeros = lambda t, y: np.zeros_like(y0)
@@ -69,9 +71,7 @@ def test_complex_states_and_a_jacobian_that_isnt_needed(solver, regime):
         np.testing.assert_allclose(states, np.exp(np.outer(times, rates)) * [1, 2], **CLOSE)
 
 
-@in_every_regime
-@of_every_solver
-@at_times
+@of_every_pair
 def test_nests_of_states_keep_their_structure(times_to, solver, regime):
     y0 = (np.float64([1.0, 2.0]), [np.float64([5.0]), {"c": np.float64(9.0)}])
     rates = (0.5, [1.5, {"c": -2.5}])
@@ -82,9 +82,7 @@ def test_nests_of_states_keep_their_structure(times_to, solver, regime):
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), states, exact)
 
 
-@in_every_regime
-@of_every_solver
-@pytest.mark.parametrize("as_list", [False, True])
+@pytest.mark.parametrize(("as_list", "solver", "regime"), pairs([False, True], SOLVERS, REGIMES))
 def test_coupled_components_follow_the_matrix_exponential(as_list, solver, regime):
     matrix = np.random.default_rng(0).normal(size=(5, 5))
     y0 = [np.float64(1.0)] * 5 if as_list else np.ones(5)
