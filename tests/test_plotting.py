@@ -188,7 +188,7 @@ def test_step_sizes_of_equal_steps_are_one_level(ax):
 
 
 def test_evaluations_draw_the_history_of_a_training(ax):
-    model = small_model(track_stats=True)
+    model = small_model(solver="rk4", track_stats=True)
     model.compile("adam", "mse")
     history = model.fit(*make_data(), epochs=3, validation_data=make_data(5), verbose=0)
     assert plotting.evaluations(history, ax=ax) is ax
