@@ -78,4 +78,8 @@ def test_a_layer_in_place_of_another_one_is_saved_without_a_warning(tmp_path):
     layer = NeuralODE(keras.layers.Dense(2, "tanh"))
     layer(tf.ones([1, 2]))
     layer = NeuralODE.from_config({**layer.get_config(), "dynamics": layer.dynamics})
+    # Nor is a config of two that live.
+    other = NeuralODE.from_config({**layer.get_config(), "dynamics": layer.dynamics})
+    other.get_config()
+    del other
     keras.Sequential([keras.Input((2,)), layer]).save(tmp_path / "model.keras")

@@ -381,8 +381,12 @@ class NeuralODE(ReadOnly, keras.layers.Layer):
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         return previous_mask if self._hands_mask_on else None
 
-    def get_config(self) -> dict[str, Any]:
+    def get_build_config(self) -> dict[str, Any] | None:
+        # Keras asks for this where it saves a layer, and nobody else does.
         shared_dynamics.warn_if_shared(self.dynamics)
+        return super().get_build_config()
+
+    def get_config(self) -> dict[str, Any]:
         regularizer = self.regularizer
         if isinstance(regularizer, tuple):
             regularizer = list(regularizer)

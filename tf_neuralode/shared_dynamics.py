@@ -27,5 +27,5 @@ def warn_if_shared(dynamics: keras.layers.Layer) -> None:
             f"Layers {', '.join(names)} share one dynamics, {dynamics.name}. Keras makes two of it "
             "from a config, and can't load a .keras file of a model with both. Save the weights "
             "(model.save_weights), make the model in code, and load them (model.load_weights).",
-            stacklevel=3,
+            stacklevel=2,
         )
