@@ -16,7 +16,7 @@ HEADER = (
     "| setting | ms a step, median | minimum | first call, s | evaluations forward + backward "
     "| peak memory, MB | gradient's relative error |\n|---|---|---|---|---|---|---|"
 )
-# Of the best peer's time, to be reached by the best of our settings (issue 7).
+# Of the best peer's time, to be reached by the best of our settings.
 TARGETS = {"mnist": 0.5, "mlp": 0.42, "conv": 0.55, "long": 0.6, "wide": 0.6}
 COLOURS = {
     settings.OURS: "#d55e00",

@@ -24,7 +24,7 @@ from modes import MODES, in_mode
 from scipy.linalg import expm
 
 from tf_neuralode import gradients, odeint, solvers
-from tf_neuralode.solvers import interpolation
+from tf_neuralode.methods import interpolation
 
 
 @pytest.fixture(scope="module", params=[TWO_TIMES, FOUR_TIMES, BACKWARDS], ids=str)
@@ -94,7 +94,7 @@ def test_tape_equals_finite_differences_of_the_same_step_sequence(tolerance, tim
         for i in range(len(steps) - 1):
             t, t_next = tf.constant(steps[i]), tf.constant(steps[i + 1])
             taken = method.step(f, t, t_next, y, f(t, y))
-            dense = method.dense_coefficients(f, taken, t, t_next, y)
+            dense = method.dense(f, t, t_next, y, taken)
             for time in times[1:-1]:
                 if steps[i] < time <= steps[i + 1]:
                     states += interpolation.evaluate(dense, (time - t) / (t_next - t))

@@ -12,7 +12,7 @@ import pytest
 from hostile import BAD_SAMPLES, CASES, MAX_NUM_STEPS
 from modes import MODES
 
-from tf_neuralode.solvers import status
+from tf_neuralode.stepping import status
 
 TESTS = Path(__file__).parent
 # All cases of a mode take about half a minute. A hang takes for ever.

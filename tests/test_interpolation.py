@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_neuralode.solvers import interpolation
+from tf_neuralode.methods import interpolation
 
 
 @pytest.mark.parametrize("num_times", [0, 1, 3])

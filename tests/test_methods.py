@@ -10,7 +10,11 @@ from modes import MODES, in_mode
 from problems import DETEST
 
 from tf_neuralode import odeint, solvers
-from tf_neuralode.solvers import fixed, interpolation
+from tf_neuralode.field.field import Field
+from tf_neuralode.methods import interpolation
+from tf_neuralode.stepping import loop
+from tf_neuralode.stepping.equal import EqualSteps
+from tf_neuralode.stepping.types import Point
 
 METHODS = ADAPTIVE + FIXED
 # The methods with an interpolant of their own; the others have cubic Hermite, of order 3 at most.
@@ -20,8 +24,7 @@ DENSE_ORDER = {"DormandPrince": 4, "Tsit5": 4, "Verner6": 4, "DormandPrince8": 7
 ORBIT = next(problem for problem in DETEST if problem.name == "D2")
 
 
-def flat_field(t, y):
-    return [ORBIT.tf_field(t, y[0])]
+FIELD = Field(lambda t, y, _: [ORBIT.tf_field(t, y[0])])
 
 
 def observed_orders(step_sizes, errors):
@@ -37,7 +40,8 @@ def test_measured_order_is_declared_order(method):
     @tf.function(autograph=False)
     def solve(num_steps):
         t0, t1 = tf.constant(0.0, tf.float64), tf.constant(end, tf.float64)
-        return fixed.integrate(method().method, flat_field, t0, t1, [start], num_steps).y[0]
+        point = Point(t0, [start])
+        return loop.solve(method().method, EqualSteps(num_steps, point, t1), FIELD, point).y[0]
 
     # Steps small enough for the leading term, and errors still far above rounding.
     fewest = {1: 8192, 2: 512, 3: 256, 4: 512, 5: 128, 6: 64, 8: 32}[method.order]
@@ -59,8 +63,8 @@ def test_measured_order_of_the_interpolant_is_its_declared_order(method):
     def error(h):
         """Of one step's dense solution, from the exact state: of order h^(p + 1)."""
         t_next = tf.constant(h, tf.float64)
-        taken = method.step(flat_field, t, t_next, start, flat_field(t, start))
-        coefficients = method.dense_coefficients(flat_field, taken, t, t_next, start)
+        taken = method.step(FIELD, t, t_next, start, FIELD(t, start))
+        coefficients = method.dense(FIELD, t, t_next, start, taken)
         values = interpolation.evaluate(coefficients, tf.constant(thetas))[0].numpy()
         return np.abs(values - ORBIT.reference(thetas * h)).max()
 
@@ -74,8 +78,8 @@ def test_interpolant_meets_the_state_at_both_ends_of_a_step(method):
     method = method().method
     start = [tf.constant(ORBIT.y0, tf.float64)]
     t, t_next = tf.constant(0.0, tf.float64), tf.constant(0.1, tf.float64)
-    taken = method.step(flat_field, t, t_next, start, flat_field(t, start))
-    coefficients = method.dense_coefficients(flat_field, taken, t, t_next, start)
+    taken = method.step(FIELD, t, t_next, start, FIELD(t, start))
+    coefficients = method.dense(FIELD, t, t_next, start, taken)
     ends = interpolation.evaluate(coefficients, tf.constant([0.0, 1.0], tf.float64))[0]
     # Rounding of weights of size 30.
     np.testing.assert_allclose(ends, [start[0], taken.y1[0]], atol=1e-13)

@@ -116,7 +116,7 @@ def linear_bound(solver, size, dtype, norm, span):
         return num * (rest + 20 * eps) * growth * size
     # Fewer than 200 steps, each with an error of at most tolerance times 1 + |y|, and its rounding;
     # the interpolant a hundred times that, as above.
-    return 200 * (100 * solver._rtol + 20 * eps) * growth * (1 + growth * size)
+    return 200 * (100 * solver.rtol + 20 * eps) * growth * (1 + growth * size)
 
 
 @examples(30)

@@ -11,7 +11,7 @@ from all_solvers import ADAPTIVE, FIXED
 from modes import MODES, in_mode, pairs
 
 from tf_neuralode import gradients, odeint, solvers
-from tf_neuralode.solvers import status
+from tf_neuralode.stepping import status
 
 tfb, ode = tfp.bijectors, tfp.math.ode
 TIGHT = {"rtol": 1e-9, "atol": 1e-9, "max_num_steps": 3000}

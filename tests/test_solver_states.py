@@ -9,7 +9,7 @@ from gradient_problem import ALL_GRADIENTS
 from modes import MODES, in_mode, pairs
 
 from tf_neuralode import odeint, solvers
-from tf_neuralode.solvers import status
+from tf_neuralode.stepping import status
 
 ALL = solvers.names()
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

@@ -6,7 +6,7 @@ import tensorflow as tf
 from modes import MODES, in_mode, pairs
 
 from tf_neuralode import odeint, solvers
-from tf_neuralode.solvers import status
+from tf_neuralode.stepping import status
 
 ALL = solvers.names()
 FREE_OUTPUT = [name for name in ALL if name != "dormand_prince8"]

@@ -6,7 +6,7 @@ import tensorflow as tf
 from modes import pairs
 
 from tf_neuralode import odeint, solvers
-from tf_neuralode.solvers import status
+from tf_neuralode.stepping import status
 
 # Of y' = y cos t with 20 equal steps or the default tolerances of 1e-3 and 1e-6.
 TOLERANCES = {"euler": 0.1, "midpoint": 1e-3, "heun": 1e-2}

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from modes import in_mode, pairs
 
 from tf_neuralode import solvers
-from tf_neuralode.solvers import status
+from tf_neuralode.stepping import status
 
 ode = tfp.math.ode
 TIGHT = {"rtol": 1e-8, "atol": 1e-12, "max_num_steps": 3000}

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tf_neuralode
 from tf_neuralode import NeuralODE, gradients, odeint, solvers
-from tf_neuralode.solvers import status
+from tf_neuralode.stepping import status
 
 GRADIENTS = [*gradients.names(), gradients.Tape(checkpoint=False)]
 SOLVERS = [solvers.DormandPrince(1e-8, 1e-8), solvers.DormandPrince8(1e-8, 1e-8), solvers.RK4(64)]

@@ -10,8 +10,7 @@ if _keras.backend.backend() != "tensorflow":
     )
 
 from tf_neuralode import gradients, plotting, regularizers, solvers
-from tf_neuralode.layers import Augment, ConcatTime
-from tf_neuralode.neural_ode import NeuralODE
+from tf_neuralode.layers import Augment, ConcatTime, NeuralODE
 from tf_neuralode.odeint import odeint
 
 __all__ = [

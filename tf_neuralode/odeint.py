@@ -10,17 +10,22 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode import gradients, solvers
-from tf_neuralode.gradients.captures import captures_of
+from tf_neuralode.field import (
+    Field,
+    FlatState,
+    captures_of,
+    output_times,
+    solve_dtype,
+    warn_of_tolerance,
+)
 from tf_neuralode.gradients.gradient import Problem
 from tf_neuralode.gradients.time_gradient import attach_times
-from tf_neuralode.not_finite import nan_unless
+from tf_neuralode.methods import check_batch_ndims
 from tf_neuralode.results import DenseSolution, Results
-from tf_neuralode.solvers.error_norm import check_batch_ndims
-from tf_neuralode.solvers.flat_state import FlatState, solve_dtype
-from tf_neuralode.solvers.output_times import repeat_rows
-from tf_neuralode.solvers.runge_kutta import State
-from tf_neuralode.times import output_times
-from tf_neuralode.xla import inside_xla
+from tf_neuralode.solvers import checks
+from tf_neuralode.solvers.stock import adapted
+from tf_neuralode.stepping import Conditions, repeat_rows
+from tf_neuralode.tensors import State, Tensors, inside_xla, or_nan
 
 
 def odeint(
@@ -78,87 +83,106 @@ def odeint(
     # The user's f gets autograph as everywhere in a tf.function; our code has no use for it, and
     # converting it would take longer than tracing it.
     f = tf.__internal__.autograph.tf_convert(f, tf.__internal__.autograph.control_status_ctx())
-    solve = tf.autograph.experimental.do_not_convert(_solve)
     solver = solvers.get(solver, rtol, atol, norm)
-    if dense_output and not isinstance(solver, solvers.RungeKutta):
-        raise ValueError(
-            "Argument dense_output needs a solver of tf_neuralode.solvers. "
-            f"Received: dense_output={dense_output}, solver={type(solver).__name__}"
-        )
-    if isinstance(solver, solvers.RungeKutta):
-        solver = solver.for_samples(batch_ndims)
-    return solve(f, y0, t, params, solver, gradients.get(gradient), dense_output, backward_counter)
+    solver = adapted(solver)
+    if dense_output:
+        solver.check_ours("Argument dense_output needs a solver of tf_neuralode.solvers.")
+    conditions = Conditions(batch_ndims=checks.count("batch_ndims", batch_ndims))
+    solve = tf.autograph.experimental.do_not_convert(solve_from)
+    return solve(
+        f,
+        y0,
+        t,
+        params,
+        solver=solver,
+        gradient=gradients.get(gradient),
+        conditions=conditions,
+        dense_output=dense_output,
+        backward_counter=backward_counter,
+    )
 
 
-def _solve(
+def solve_from(
     f: Callable[..., Any],
     y0: Any,
     t: Any,
     params: Any,
-    solver: tfp.math.ode.Solver,
+    *,
+    solver: Any,
     gradient: gradients.Gradient,
-    dense_output: bool,
-    backward_counter: tf.Tensor | tf.Variable | None,
+    conditions: Conditions,
+    dense_output: bool = False,
+    backward_counter: tf.Tensor | tf.Variable | None = None,
+    direction: float | None = None,
+    first_h: tf.Tensor | None = None,
 ) -> Results:
+    """As `odeint`, for the package itself.
+
+    Args:
+      f, y0, t, params, dense_output, backward_counter: As there.
+      solver, gradient: Objects, the solver as `solvers.stock` adapts it.
+      conditions: What else the solve is told.
+      direction: 1 or -1 where it is known in which direction the times run.
+      first_h: Size of the first step, 0 or `None` for "choose one".
+    """
     flat = FlatState(y0)
-    if isinstance(solver, solvers.RungeKutta):
-        check_batch_ndims(solver.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
-        solver = solver.for_field(flat.field_precision, held_in=flat.time_dtype.name)
-    times, clock, valid = output_times(t, flat.time_dtype)
+    check_batch_ndims(conditions.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
+    conditions = conditions.but(pack=flat.pack_as_held).for_field(flat.field_precision)
+    warn_of_tolerance(flat.field_precision, solver.tolerances, flat.time_dtype.name)
+    times, clock, valid = output_times(t, flat.time_dtype, direction)
     is_single = times.shape[0] == 1
     if is_single:
         times = tf.repeat(times, 2) if tf.is_tensor(times) else np.repeat(times, 2)
     param_leaves, flat_f = _flatten_params(f, params, flat)
-    y0_leaves = flat.leaves
-    if valid is not None and inside_xla():
-        y0_leaves = [tf.where(valid, y, nan_unless(valid, y.dtype)) for y in y0_leaves]
+    spoilt = valid is not None and inside_xla()
+    y0_leaves = [or_nan(valid, y) for y in flat.leaves] if spoilt else flat.leaves
     captures = captures_of(flat_f, tf.zeros([], flat.time_dtype), y0_leaves, param_leaves)
-    if isinstance(solver, solvers.RungeKutta) and not captures.uses_time:
-        solver = solver.for_autonomous_fields()
-    finish_rows: Callable[[State], State] = lambda rows: rows
+    if not captures.uses_time:
+        conditions = conditions.but(autonomous=True)
+    with_gradients_of_times: Callable[[State], State] = lambda rows: rows
     if tf.is_tensor(times) and times.dtype.is_floating:
         in_user_time = lambda t, y, p: flat_f(tf.cast(t, flat.time_dtype), y, p)
-        y0_leaves, finish_rows = attach_times(
+        y0_leaves, with_gradients_of_times = attach_times(
             in_user_time, captures, times, y0_leaves, param_leaves, gradient.keeps_activations
         )
         times = tf.stop_gradient(times)
     elapsed = clock.elapsed(times)
-    probe = tf.zeros([], tf.float32)
-    if backward_counter is not None:
-        probe = tf.cast(tf.convert_to_tensor(backward_counter), tf.float32)
-    solution = gradient.solve(
-        Problem(
-            f=lambda s, y, params: flat_f(clock.time(s), y, params),
-            times=elapsed,
-            y0=y0_leaves,
-            params=param_leaves,
-            captures=captures,
-            probe=probe,
-            solver=solver,
-            pack=flat.pack_as_held,
-            flatten=flat.flatten,
-            keep_steps=dense_output,
-        )
+    problem = Problem(
+        field=Field(clock.forwards(flat_f), param_leaves),
+        times=elapsed,
+        y0=y0_leaves,
+        captures=captures,
+        counter=_counter(backward_counter),
+        solver=solver,
+        conditions=conditions,
+        flatten=flat.flatten,
+        keep_steps=dense_output,
+        first_h=first_h,
     )
+    solution = gradient.solve(problem)
     dense = None
     if solution.steps is not None:
         dense = DenseSolution.from_steps(solution.steps, flat.pack, clock)
-    diagnostics = solution.diagnostics
-    if isinstance(diagnostics, solvers.Diagnostics):
-        diagnostics = diagnostics._replace(final_time=clock.user_time(diagnostics.final_time))
     rows = solution.rows
     if tf.is_tensor(times) or not np.all(np.diff(clock.elapsed_array(times))):
         rows = repeat_rows(rows, y0_leaves, elapsed)
-    rows = finish_rows(rows)
+    rows = with_gradients_of_times(rows)
     if is_single:
         times, rows = times[:1], [row[:1] for row in rows]
-    states = flat.pack(rows)
-    return Results(tf.cast(times, clock.user_dtype), states, diagnostics, dense)
+    times, diagnostics = tf.cast(times, clock.user_dtype), clock.report(solution.diagnostics)
+    return Results(times, flat.pack(rows), diagnostics, dense)
+
+
+def _counter(backward_counter: tf.Tensor | tf.Variable | None) -> tf.Tensor:
+    """What gets the number of evaluations of a backward pass for its gradient."""
+    if backward_counter is None:
+        return tf.zeros([], tf.float32)
+    return tf.cast(tf.convert_to_tensor(backward_counter), tf.float32)
 
 
 def _flatten_params(
     f: Callable[..., Any], params: Any, flat: FlatState
-) -> tuple[State, Callable[[tf.Tensor, State, State], State]]:
+) -> tuple[State, Callable[[tf.Tensor, State, Tensors], State]]:
     """The parameters that can have gradients, and f on flat lists of state and of those."""
 
     def as_tensor(x: Any) -> tf.Tensor:
@@ -171,7 +195,7 @@ def _flatten_params(
     # Gradients are sums over many steps, which 16 bits would round away.
     held = [tf.cast(leaves[i], solve_dtype(leaves[i].dtype)) for i in differentiable]
 
-    def flat_f(t: tf.Tensor, y: State, values: State) -> State:
+    def flat_f(t: tf.Tensor, y: State, values: Tensors) -> State:
         if params is None:
             return flat.flat_fn(f)(t, y)
         # Integer parameters, seeds for example, are constants of the solve.

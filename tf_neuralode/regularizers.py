@@ -134,15 +134,13 @@ def with_cost(
     f: Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor],
     regularizers: Sequence[Regularizer],
     noise: tf.Tensor | None,
-    direction: float,
 ) -> Callable[[tf.Tensor, tuple, Any], tuple]:
     """`f` on states `(y, cost)`, the cost `(batch,)` growing along the solution.
 
     Args:
-      f: `f(t, y, params)`.
+      f: `f(t, y, params)`, in a time that runs forwards.
       regularizers: At least one.
       noise: Like y, if one of them needs it.
-      direction: 1 if time runs forwards, -1 if it runs backwards.
     """
 
     def field(t: tf.Tensor, state: tuple, params: Any) -> tuple:
@@ -155,7 +153,7 @@ def with_cost(
             product = tape.gradient(
                 slope, y, noise, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
-        rates = [direction * one.strength * one.rate(slope, product) for one in regularizers]
+        rates = [one.strength * one.rate(slope, product) for one in regularizers]
         return slope, tf.add_n(rates)
 
     return field

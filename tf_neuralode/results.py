@@ -7,14 +7,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tf_neuralode.clock import Clock
-from tf_neuralode.not_finite import nan_unless, quotient_or_zero
-from tf_neuralode.solvers import interpolation
-from tf_neuralode.solvers.diagnostics import Diagnostics
-from tf_neuralode.solvers.recording import StepHistory
-from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.field import Clock
+from tf_neuralode.methods import interpolation
+from tf_neuralode.stepping import Diagnostics, StepHistory
+from tf_neuralode.tensors import State, or_nan, quotient_or_zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +51,14 @@ class DenseSolution:
         t, times = self._clock.elapsed(t), self._steps.times
         flat = tf.reshape(t, [-1])
         first, last = times[0], tf.gather(times, self.num_accepted_steps)
-        direction = tf.where(last < first, -tf.ones_like(first), tf.ones_like(first))
-        ends = direction * times[1:]
-        index = tf.searchsorted(ends, direction * flat)
+        index = tf.searchsorted(times[1:], flat)
         index = tf.clip_by_value(index, 0, tf.maximum(self.num_accepted_steps - 1, 0))
         # A solve without a step has one time, and here a step of no length.
         next_index = tf.minimum(index + 1, self.num_accepted_steps)
         start, end = tf.gather(times, index), tf.gather(times, next_index)
         theta = quotient_or_zero(flat - start, end - start)
-        inside = (direction * (flat - first) >= 0) & (direction * (last - flat) >= 0)
-        theta = tf.where(inside, theta, nan_unless(inside, theta.dtype))
+        inside = (flat >= first) & (flat <= last)
+        theta = or_nan(inside, theta)
         rows = []
         for leaf in self._steps.dense:
             chosen = tf.gather(leaf, index)
@@ -81,11 +76,12 @@ class Results(NamedTuple):
       states: State at each of them: each leaf `(num_times, *leaf.shape)`; NaN where the solve
         didn't get to.
       diagnostics: `solvers.Diagnostics`: `num_ode_fn_evaluations`, `num_accepted_steps`,
-        `num_rejected_steps`, `final_time`, `status`, `success`.
+        `num_rejected_steps`, `final_time`, `status`, `success`. Of a stock TFP solver the counts of
+        steps are -1: it doesn't tell.
       solution: `DenseSolution` with `dense_output=True`, otherwise `None`.
     """
 
     times: tf.Tensor
     states: Any
-    diagnostics: Diagnostics | tfp.math.ode.Diagnostics
+    diagnostics: Diagnostics
     solution: DenseSolution | None = None

@@ -7,7 +7,7 @@ from tf_neuralode.gradients.gauss import GaussAdjoint
 from tf_neuralode.gradients.gradient import Gradient
 from tf_neuralode.gradients.interpolating import InterpolatingAdjoint
 from tf_neuralode.gradients.tape import Tape
-from tf_neuralode.spelling import did_you_mean
+from tf_neuralode.solvers.spelling import did_you_mean
 
 __all__ = [
     "Adjoint",

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_neuralode.field import like
 from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
-from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
-from tf_neuralode.gradients.vjp import like, with_backward, without_gradients
-from tf_neuralode.solvers.diagnostics import Diagnostics
-from tf_neuralode.solvers.runge_kutta import State
-from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.gradients.gradient import Gradient
+from tf_neuralode.gradients.problem import Problem, Solution
+from tf_neuralode.solvers.stock import adapted
+from tf_neuralode.solvers.tfp_face import BackwardSolver, already_solved
+from tf_neuralode.stepping import NOTHING_KNOWN, Diagnostics
+from tf_neuralode.tensors import State, Tensors, add, casts, each
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
@@ -38,15 +39,13 @@ class Adjoint(BackwardTolerances, Gradient):
       [2] P. Kidger et al., "Hey, that's not an ODE": faster ODE adjoints via seminorms, ICML 2021.
     """
 
-    def check_solver(self, solver: tfp.math.ode.Solver) -> None:
+    def check_solver(self, solver: Any) -> None:
         if (self._rtol, self._atol) == (None, None):
             return
-        if not isinstance(solver, RungeKutta):
-            raise ValueError(
-                "Arguments rtol and atol of gradients.Adjoint need a solver of "
-                "tf_neuralode.solvers; give a stock TFP solver make_adjoint_solver_fn instead. "
-                f"Received: solver={type(solver).__name__}"
-            )
+        solver.check_ours(
+            "Arguments rtol and atol of gradients.Adjoint need a solver of "
+            "tf_neuralode.solvers; give a stock TFP solver make_adjoint_solver_fn instead."
+        )
         if solver.given_adjoint() is not None:
             raise ValueError(
                 "Arguments rtol and atol of gradients.Adjoint are for a solver without "
@@ -55,28 +54,16 @@ class Adjoint(BackwardTolerances, Gradient):
             )
 
     def solve(self, problem: Problem) -> Solution:
-        solver = problem.solver
-        self.check_solver(solver)
-        if isinstance(solver, RungeKutta):
-            span = tf.abs(problem.times[-1] - problem.times[0])
-            adjoint_solver = solver.given_adjoint() or self.backward_solver(solver.for_adjoint())
-            if isinstance(adjoint_solver, RungeKutta):
-                adjoint_solver = adjoint_solver.as_part_of(span).copy(
-                    finish_states=_report_evaluations, backward_span=span
-                )
-            solver = solver.copy(keep_rows=True, keep_steps=problem.keep_steps)
-            solver = solver.with_adjoint(adjoint_solver)
-        structure: list[Any] = []
+        self.check_solver(problem.solver)
 
-        def forward(*given: Any) -> tuple:
+        def solve(inputs: list[tf.Tensor]) -> tuple[Solution, Any]:
             # What surrounding tapes record of it is nothing.
-            inputs = [tf.stop_gradient(x) for x in given]
-            results, rows = _solve_by_tfp(problem, solver, inputs)
-            steps = [results.solver_internal_state.steps] if problem.keep_steps else []
-            structure[:] = [(rows, results.diagnostics, steps)]
-            return tf.nest.flatten(structure[0]), (inputs, results)
+            inputs = [tf.stop_gradient(x) for x in inputs]
+            y0, params = problem.y0_and_params(inputs)
+            solution, _ = problem.integrate(problem.field.with_params(params), y0)
+            return solution, (inputs, solution)
 
-        def backward(residuals: Any, d_outputs: Any, variables: Any) -> tuple:
+        def backward(residuals: Any, d_rows: State, variables: Sequence[tf.Variable]) -> tuple:
             if any(y.dtype.is_complex for y in problem.y0):
                 raise NotImplementedError(
                     "gradient='adjoint' is TFP's own, which has no gradients of complex states. "
@@ -84,89 +71,89 @@ class Adjoint(BackwardTolerances, Gradient):
                     "y0=(tf.math.real(y), tf.math.imag(y)). "
                     f"Received: a state of dtype {[y.dtype.name for y in problem.y0]}"
                 )
-            inputs, results = residuals
+            inputs, solution = residuals
             inputs = [tf.identity(x) for x in inputs]
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                solved = _solved(solver, results, variables)
-                states = problem.flatten(_solve_by_tfp(problem, solved, inputs)[0].states)
-            d_rows = tf.nest.pack_sequence_as(structure[0], d_outputs)[0]
+                solved = self._already_solved(problem, solution, variables)
+                states = problem.flatten(_solve_by_tfp(problem, solved, inputs).states)
             gradients = tape.gradient(
                 states,
                 [*inputs, *variables],
-                output_gradients=[
-                    tf.cast(d[1:], x.dtype) for d, x in zip(d_rows, states, strict=True)
-                ],
+                output_gradients=each(lambda d, x: tf.cast(d[1:], x.dtype), d_rows, states),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
-            d_probe, *d_inputs = gradients[: len(inputs)]
+            d_counter, *d_inputs = gradients[: len(inputs)]
             num = len(d_rows)
-            d_y0 = [a + d[0] for a, d in zip(d_inputs[:num], d_rows, strict=True)]
-            return [d_probe, *d_y0, *d_inputs[num:]], gradients[len(inputs) :]
+            d_y0 = add(d_inputs[:num], [d[0] for d in d_rows])
+            return [d_counter, *d_y0, *d_inputs[num:]], gradients[len(inputs) :]
 
-        inputs = [problem.probe, *problem.y0, *problem.params, *problem.captures.tensors]
-        name = type(self).__name__
-        outputs = with_backward(forward, backward, inputs, name)
-        rows, diagnostics, steps = tf.nest.pack_sequence_as(structure[0], list(outputs))
-        return Solution(rows, diagnostics, without_gradients(steps[0], name) if steps else None)
+        return problem.differentiated(solve, backward, type(self).__name__)
+
+    def _already_solved(
+        self, problem: Problem, solution: Solution, variables: Sequence[tf.Variable]
+    ) -> tfp.math.ode.Solver:
+        """A solver whose solve is `solution`, to be differentiated by TFP."""
+        times = problem.times
+
+        def solve(**arguments: Any) -> tfp.math.ode.Results:
+            del arguments
+            for variable in variables:
+                tf.convert_to_tensor(variable)  # TFP's backward pass is for what was read
+            widen, _ = casts(solution.rows, times.dtype)
+            states = [row[1:] for row in widen(solution.rows)]
+            # The graph of a backward pass can be another than that of the solve.
+            results = tf.nest.map_structure(tf.identity, (times[1:], states, solution.diagnostics))
+            times_, states, report = results
+            states = problem.conditions.pack(states)
+            return tfp.math.ode.Results(times_, states, report, ())
+
+        solver = problem.solver
+        given = solver.given_adjoint()
+        if given is not None and not adapted(given).is_ours:
+            return already_solved(given, solve, given)
+        span = times[-1] - times[0]
+        if given is None:
+            conditions = self.backward(solver, problem.conditions).part_of(span)
+            conditions = conditions.with_seminorm(num_parts=2)
+        else:
+            # As it is: with a norm over the whole augmented system, whose parameters' parts have no
+            # axis of samples.
+            conditions, solver = NOTHING_KNOWN.part_of(span), given
+        h = solver.step_size_of_parts(span) if problem.first_h is None else problem.first_h
+        backward = BackwardSolver(solver, conditions, h, _report_evaluations)
+        return already_solved(backward, solve, backward)
 
 
 def _solve_by_tfp(
-    problem: Problem, solver: tfp.math.ode.Solver, inputs: State
-) -> tuple[tfp.math.ode.Results, State]:
-    """TFP's solve, and the rows of all times.
-
-    Args:
-      problem: What to solve.
-      solver: With what.
-      inputs: What the results' states have gradients for: the probe, y0, params and the tensors
-        that f closes over.
-    """
-    times, num_leaves, num_params = problem.times, len(problem.y0), len(problem.params)
-    probe, y0, rest = inputs[0], inputs[1:][:num_leaves], inputs[1:][num_leaves:]
+    problem: Problem, solver: tfp.math.ode.Solver, inputs: Tensors
+) -> tfp.math.ode.Results:
+    """TFP's solve: states at all times but the first, which have gradients for `inputs`."""
+    times, num_leaves, num_params = problem.times, len(problem.y0), len(problem.field.params)
+    counter, y0, rest = inputs[0], inputs[1:][:num_leaves], inputs[1:][num_leaves:]
     # TFP wants one dtype in its augmented system; what has fewer bits gains by it, too.
-    widen_state, narrow_state = _casts(problem.y0, times.dtype)
-    widen, narrow = _casts(problem.params, times.dtype)
-    constants: dict[str, Any] = {"probe": tf.cast(probe, times.dtype)}
+    widen_state, narrow_state = casts(problem.y0, times.dtype)
+    widen, narrow = casts(problem.field.params, times.dtype)
+    constants: dict[str, Any] = {"counter": tf.cast(counter, times.dtype)}
     if num_params:
         constants["params"] = tuple(widen(rest[:num_params]))
     if problem.captures.tensors:
         constants["captured"] = tuple(tf.cast(x, times.dtype) for x in rest[num_params:])
 
-    def ode_fn(t: tf.Tensor, y: Any, probe: tf.Tensor, params: Any = (), captured: Any = ()) -> Any:
-        del probe
+    def ode_fn(
+        t: tf.Tensor, y: Any, counter: tf.Tensor, params: Any = (), captured: Any = ()
+    ) -> Any:
+        del counter
         y = narrow_state(problem.flatten(y))
-        return problem.pack(widen_state(_slope(problem, t, y, narrow(params), captured)))
+        pack = problem.conditions.pack
+        return pack(widen_state(_slope(problem, t, y, narrow(params), captured)))
 
-    y0 = widen_state(y0)
-    results = solver.solve(ode_fn, times[0], problem.pack(y0), times[1:], constants=constants)
-    if isinstance(solver, RungeKutta):
-        rows = list(results.solver_internal_state.rows)
-    else:
-        states = problem.flatten(results.states)
-        rows = [tf.concat([y[tf.newaxis], x], axis=0) for y, x in zip(y0, states, strict=True)]
-    return results, narrow_state(rows)
-
-
-def _solved(
-    solver: tfp.math.ode.Solver, results: tfp.math.ode.Results, variables: Sequence[tf.Variable]
-) -> tfp.math.ode.Solver:
-    """`solver`, whose solve has been done: it returns `results`, to be differentiated by TFP."""
-
-    def solve(**arguments: Any) -> tfp.math.ode.Results:
-        del arguments
-        for variable in variables:
-            tf.convert_to_tensor(variable)  # TFP's backward pass is for variables that were read
-        # The graph of a backward pass can be another than that of the solve.
-        return tf.nest.map_structure(tf.identity, results)
-
-    solver = copy.copy(solver)
-    solver._solve = solve
-    return solver
+    y0 = problem.conditions.pack(widen_state(y0))
+    return solver.solve(ode_fn, times[0], y0, times[1:], constants=constants)
 
 
 def _slope(
-    problem: Problem, t: tf.Tensor, y: State, params: State, values: Sequence[tf.Tensor]
+    problem: Problem, t: tf.Tensor, y: State, params: Tensors, values: Sequence[tf.Tensor]
 ) -> State:
     """`problem.f`, as a function of the `values` of the tensors that it closes over, too.
 
@@ -174,10 +161,10 @@ def _slope(
     """
     captured = list(problem.captures.tensors)
     if not captured:
-        return problem.f(t, y, params)
+        return problem.field.f(t, y, params)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(captured)
-        slope = problem.f(t, y, params)
+        slope = problem.field.f(t, y, params)
 
     @tf.custom_gradient
     def attached(*slope_and_values: Any) -> tuple:
@@ -196,27 +183,12 @@ def _slope(
     return list(attached(*slope, *values))
 
 
-def _casts(
-    tensors: State, dtype: tf.DType
-) -> tuple[Callable[[State], State], Callable[[State], State]]:
-    """Functions that give real tensors `dtype`, and that give them back their own dtypes."""
-    own = [x.dtype for x in tensors]
-
-    def cast(tensors: State, dtypes: Sequence[tf.DType]) -> State:
-        return [
-            x if old.is_complex else tf.cast(x, new)
-            for x, old, new in zip(tensors, own, dtypes, strict=True)
-        ]
-
-    return lambda xs: cast(xs, [dtype] * len(own)), lambda xs: cast(xs, own)
-
-
 def _report_evaluations(augmented_state: tuple, diagnostics: Diagnostics) -> tuple:
-    """Adds the evaluations of a backward solve to the probe, whose derivative is 0 otherwise.
+    """Adds the evaluations of a backward solve to the counter, whose derivative is 0 otherwise.
 
     TFP drops the diagnostics of its backward solves; this is the way out that works in every mode.
     """
     state, adjoint_state, variables, constants = augmented_state
-    count = tf.cast(diagnostics.num_ode_fn_evaluations, constants["probe"].dtype)
-    constants = {**constants, "probe": constants["probe"] + count}
+    count = tf.cast(diagnostics.num_ode_fn_evaluations, constants["counter"].dtype)
+    constants = {**constants, "counter": constants["counter"] + count}
     return state, adjoint_state, variables, constants

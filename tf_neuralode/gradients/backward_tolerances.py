@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tf_neuralode.solvers import AdaptiveRungeKutta, checks
+from tf_neuralode.solvers import checks
 from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.stepping import Conditions
 
 
 class BackwardTolerances:
@@ -19,16 +20,17 @@ class BackwardTolerances:
         self._rtol = None if rtol is None else checks.tolerance("rtol", rtol)
         self._atol = None if atol is None else checks.tolerance("atol", atol)
 
-    def backward_solver(self, solver: RungeKutta) -> RungeKutta:
-        """`solver` with the backward tolerances."""
-        own = {"rtol": self._rtol, "atol": self._atol}
-        changes = {name: value for name, value in own.items() if value is not None}
-        if changes and not isinstance(solver, AdaptiveRungeKutta):
+    def backward(self, solver: RungeKutta, conditions: Conditions) -> Conditions:
+        """`conditions` of a solve with `solver`, for the backward solve."""
+        if (self._rtol, self._atol) == (None, None):
+            return conditions
+        if not solver.is_adaptive:
             raise ValueError(
                 f"Arguments rtol and atol of gradients.{type(self).__name__} need an adaptive "
                 f"solver. Received: solver={type(solver).__name__}"
             )
-        return solver.copy(**changes)
+        given = {"rtol": self._rtol, "atol": self._atol}
+        return conditions.but(**{name: x for name, x in given.items() if x is not None})
 
     def get_config(self) -> dict[str, Any]:
         plain = lambda value: None if value is None else checks.plain(value)

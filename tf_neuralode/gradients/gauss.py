@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_neuralode.field import Field
 from tf_neuralode.gradients.stored_adjoint import Piece, PieceResult, StoredAdjoint
-from tf_neuralode.loops import while_loop
-from tf_neuralode.solvers import interpolation
-from tf_neuralode.solvers.recording import Recorder
-from tf_neuralode.solvers.runge_kutta import State, scale
+from tf_neuralode.methods import interpolation
+from tf_neuralode.stepping import Recorder
+from tf_neuralode.tensors import State, each, scale, while_loop
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
@@ -29,24 +29,23 @@ class GaussAdjoint(StoredAdjoint):
           quadrature, TMLR 2023.
     """
 
-    def _integrate_piece(self, solver, problem, piece, adjoint_state, d_sources):
+    def _integrate_piece(self, solver, piece, adjoint_state, d_sources):
         quadrature = _Quadrature(piece, d_sources, num_nodes=(solver.order + 1) // 2)
         result = solver.integrate(
-            lambda t, z: piece.products(t, z, of_sources=False)[0],
-            piece.start,
-            piece.end,
-            adjoint_state,
-            recorders=[quadrature],
-            pack=problem.pack,
-            previous_step_size=piece.step_size,
-            limit=piece.limit,
+            Field(lambda u, z, _: piece.products(u, z, of_sources=False)[0]),
+            piece.start(adjoint_state),
+            piece.length,
+            [quadrature],
+            piece.conditions,
         )
+        report = result.diagnostics
         return PieceResult(
             adjoint_state=result.y,
             d_sources=result.saved[0],
-            step_size=result.step_size,
-            num_evaluations=result.num_evaluations + result.num_accepted * quadrature.num_nodes,
-            status=result.status,
+            h=result.h,
+            num_evaluations=report.num_ode_fn_evaluations
+            + report.num_accepted_steps * quadrature.num_nodes,
+            status=report.status,
         )
 
 
@@ -60,25 +59,24 @@ class _Quadrature(Recorder):
         self._piece = piece
         self._initial = initial
 
-    def start(self, t0, y0):
-        del t0, y0
+    def start(self, start):
+        del start
         return self._initial
 
-    def record(self, saved, step):
-        h = step.t_next - step.t
+    def record(self, saved, slot):
+        h = slot.t_next - slot.t
         points, weights = np.polynomial.legendre.leggauss(self.num_nodes)
         nodes = tf.constant((1 + points) / 2, h.dtype)
         factors = tf.constant(weights / 2, h.dtype) * h
 
         def add(j, total):
             theta = nodes[j]
-            adjoint_state = interpolation.evaluate(step.dense, theta)
-            _, products = self._piece.products(step.t + theta * h, adjoint_state, of_state=False)
-            total = [a + scale(factors[j], b) for a, b in zip(total, products, strict=True)]
-            return j + 1, total
+            adjoint_state = interpolation.evaluate(slot.dense, theta)
+            _, products = self._piece.products(slot.t + theta * h, adjoint_state, of_state=False)
+            return j + 1, each(lambda a, b: a + scale(factors[j], b), total, products)
 
         # A loop and no branch: it adds in place, and holds one node's products at a time.
-        num = tf.where(step.accepted, self.num_nodes, 0)
+        num = tf.where(slot.accepted, self.num_nodes, 0)
         _, total = while_loop(
             lambda j, _: j < num, add, (tf.constant(0), saved), parallel_iterations=1
         )

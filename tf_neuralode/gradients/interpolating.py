@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from tf_neuralode.field import Field
 from tf_neuralode.gradients.stored_adjoint import PieceResult, StoredAdjoint
 
 
@@ -22,26 +23,24 @@ class InterpolatingAdjoint(StoredAdjoint):
           2020 (InterpolatingAdjoint).
     """
 
-    def _integrate_piece(self, solver, problem, piece, adjoint_state, d_sources):
-        num_leaves = len(adjoint_state)
+    def _integrate_piece(self, solver, piece, adjoint_state, d_sources):
+        num_leaves, pack = len(adjoint_state), piece.conditions.pack
 
-        def field(t, z):
-            of_state, of_sources = piece.products(t, z[:num_leaves])
+        def f(u, z, _):
+            of_state, of_sources = piece.products(u, z[:num_leaves])
             return [*of_state, *of_sources]
 
-        result = solver.with_seminorm(num_parts=1).integrate(
-            field,
-            piece.start,
-            piece.end,
-            [*adjoint_state, *d_sources],
-            pack=lambda z: (problem.pack(z[:num_leaves]), z[num_leaves:]),
-            previous_step_size=piece.step_size,
-            limit=piece.limit,
+        conditions = piece.conditions.with_seminorm(num_parts=1)
+        result = solver.integrate(
+            Field(f),
+            piece.start([*adjoint_state, *d_sources]),
+            piece.length,
+            conditions=conditions.but(pack=lambda z: (pack(z[:num_leaves]), z[num_leaves:])),
         )
         return PieceResult(
             adjoint_state=result.y[:num_leaves],
             d_sources=result.y[num_leaves:],
-            step_size=result.step_size,
-            num_evaluations=result.num_evaluations,
-            status=result.status,
+            h=result.h,
+            num_evaluations=result.diagnostics.num_ode_fn_evaluations,
+            status=result.diagnostics.status,
         )

@@ -2,113 +2,70 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_neuralode.gradients.gradient import Problem, Solution
-from tf_neuralode.not_finite import nan_unless
-from tf_neuralode.solvers import FixedStepRungeKutta
-from tf_neuralode.solvers import status as status_codes
-from tf_neuralode.solvers.diagnostics import diagnostics
-from tf_neuralode.solvers.output_times import output_recorder
-from tf_neuralode.solvers.recording import AcceptedSteps, StepHistory
-from tf_neuralode.solvers.runge_kutta import Attempt, PerAttempt, State
+from tf_neuralode.field import Attempt, Field
+from tf_neuralode.gradients.problem import Problem, Solution
+from tf_neuralode.stepping import status as status_codes
+from tf_neuralode.tensors import State, along, or_nan
 
 
-class GatedField(PerAttempt):
+class GatedField(Field):
     """f whose gradient passes through accepted attempts only.
 
     A rejected attempt gets the cotangent 0, and 0 times an overflowed activation is NaN. So the
-    gradients are cut off where they leave an attempt, once it is known whether it was accepted.
+    gradients are cut off where they leave an attempt, once it is known whether it was accepted: of
+    the parameters, where samples have clocks of their own, if it was by none.
     """
 
-    def __init__(self, f: Callable[[tf.Tensor, State, State], State], params: State):
-        self._f = f
-        self._params = params
-
-    def __call__(self, t, y):
-        return self._f(t, y, self._params)
-
-    def attempt(self, y, k0):
+    def attempt(self, y: State, carry: State | None) -> Attempt:
         gate = _Gate()
-        params = gate(self._params)
-        return Attempt(lambda t, y: self._f(t, y, params), gate(y), gate(k0), gate.settle)
+
+        def of_samples(d):
+            return tf.where(along(gate.accepted, d), d, tf.zeros_like(d))
+
+        def of_params(d):
+            return tf.where(tf.reduce_any(gate.accepted), d, tf.zeros_like(d))
+
+        field = dataclasses.replace(self, params=gate(self.params, of_params))
+        carry = None if carry is None else gate(carry, of_samples)
+        return Attempt(field, gate(y, of_samples), carry, gate.settle)
 
 
 class _Gate:
-    """Identity whose gradient is 0, or NaN, unless it is settled with a true value later."""
+    """Identities, whose gradients are functions of what is `accepted`, which is settled later."""
 
-    def __init__(self, otherwise_nan: bool = False):
-        self._otherwise_nan = otherwise_nan
-        self._accepted = None
+    accepted: tf.Tensor
 
     def settle(self, accepted: tf.Tensor) -> None:
-        self._accepted = tf.stop_gradient(accepted)
+        self.accepted = tf.stop_gradient(accepted)
 
-    def __call__(self, tensors: State) -> State:
-        return [self._one(x) for x in tensors]
-
-    def _one(self, tensor):
+    def __call__(self, tensors: State, grad: Callable[[tf.Tensor], tf.Tensor]) -> State:
         @tf.custom_gradient
         def gated(x):
-            def grad(d):
-                if self._otherwise_nan:
-                    otherwise = nan_unless(self._accepted, x.dtype)
-                else:
-                    otherwise = tf.zeros([], x.dtype)
-                return tf.where(self._accepted, d, otherwise)
-
             return tf.identity(x), grad
 
-        return gated(tensor)
+        return [gated(x) for x in tensors]
 
 
 def solve_keeping_activations(problem: Problem) -> Solution:
     """Solves `problem` in a way that is differentiable as it stands, to any order."""
-    times, solver = problem.times, problem.solver
     # Where all attempts are rejected their gates would make the parameters' gradients zero.
-    verdict = _Gate(otherwise_nan=True)
+    verdict = _Gate()
+    params = verdict(problem.field.params, lambda d: or_nan(tf.reduce_all(verdict.accepted), d))
     # XLA can't differentiate a loop of adaptive steps twice, whatever is in it.
-    twice_under_xla = isinstance(solver, FixedStepRungeKutta)
-    recorders = [output_recorder(times, bounded=twice_under_xla)]
-    if problem.keep_steps:
-        recorders.append(AcceptedSteps(solver.max_num_steps, solver.method.num_coefficients))
-    result = solver.integrate(
-        GatedField(problem.f, verdict(problem.params)),
-        times[0],
-        times[-1],
-        problem.y0,
-        recorders,
-        problem.pack,
-    )
-    rows, *steps = result.saved
-    success = tf.equal(result.status, status_codes.SUCCESS)
+    twice_under_xla = not problem.solver.is_adaptive
+    field = GatedField(problem.field.f, params)
+    solution, _ = problem.integrate(field, problem.y0, bounded=twice_under_xla)
+    success = tf.equal(solution.diagnostics.status, status_codes.SUCCESS)
     verdict.settle(success)
-    return Solution(
-        rows=_spoil_gradient_after_failure(rows, success),
-        diagnostics=diagnostics(result),
-        steps=_differentiable(steps[0], success) if steps else None,
-    )
-
-
-def _differentiable(steps: StepHistory, success: tf.Tensor) -> StepHistory:
-    """Steps with the derivatives of their states and dense solutions; their times are constants."""
-    return steps._replace(
-        times=tf.stop_gradient(steps.times),
-        states=_spoil_gradient_after_failure(steps.states, success),
-        dense=_spoil_gradient_after_failure(steps.dense, success),
-    )
-
-
-def _spoil_gradient_after_failure(rows: State, success: tf.Tensor) -> State:
-    """`rows`, with NaN as their gradient unless `success`: a failed solve has none."""
-
-    def one(row):
-        @tf.custom_gradient
-        def spoiled(x):
-            return tf.identity(x), lambda d: tf.where(success, d, nan_unless(success, x.dtype))
-
-        return spoiled(row)
-
-    return [one(row) for row in rows]
+    # A failed solve has no gradient.
+    spoilt = lambda rows: verdict(rows, lambda d: or_nan(along(success, d, 1), d))
+    steps = solution.steps
+    if steps is not None:
+        times = tf.stop_gradient(steps.times)
+        steps = steps._replace(times=times, states=spoilt(steps.states), dense=spoilt(steps.dense))
+    return Solution(spoilt(solution.rows), solution.diagnostics, steps)

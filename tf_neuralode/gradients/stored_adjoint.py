@@ -3,48 +3,50 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_neuralode.field import Field, zeros_for
 from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
-from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
-from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
-from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
-from tf_neuralode.gradients.vjp import open_vjp, zeros_for
-from tf_neuralode.loops import while_loop
-from tf_neuralode.not_finite import nan_unless
-from tf_neuralode.solvers import AdaptiveRungeKutta
-from tf_neuralode.solvers import status as status_codes
-from tf_neuralode.solvers.runge_kutta import Limit, State
+from tf_neuralode.gradients.gradient import Gradient
+from tf_neuralode.gradients.output_cotangents import OutputCotangents
+from tf_neuralode.gradients.problem import Problem, Solution, solve_and_store
+from tf_neuralode.gradients.stored_solution import Checkpoints, Segment, StoredSolution
 from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.stepping import Conditions, Point
+from tf_neuralode.stepping import status as status_codes
+from tf_neuralode.tensors import State, Tensors, add, keep, or_nan, while_loop
 
 
 class Piece(NamedTuple):
-    """A stretch of the backward pass without jumps.
+    """A stretch of the backward pass without jumps, in the time u that has passed since its start.
 
     Attributes:
-      products: `products(t, lambda, of_state, of_sources)` gives `(-f_y^T lambda, -f_p^T lambda)`
-        at one evaluation of f, an empty list for what isn't asked for.
-      start, end: Times; the pass goes against the solution's direction.
-      step_size: First step size, 0 for "choose one".
-      limit: How far a step may go, see `runge_kutta.Limit`.
+      products: `products(u, lambda, of_state, of_sources)` gives `(f_y^T lambda, f_p^T lambda)` at
+        one evaluation of f, an empty list for what isn't asked for.
+      length: Of the stretch.
+      h: First step size, 0 for "choose one".
+      conditions: Of the solve.
     """
 
     products: Callable[..., tuple[State, State]]
-    start: tf.Tensor
-    end: tf.Tensor
-    step_size: tf.Tensor
-    limit: Limit
+    length: tf.Tensor
+    h: tf.Tensor
+    conditions: Conditions
+
+    def start(self, y: State) -> Point:
+        """Where a solve over the piece begins."""
+        return Point(tf.zeros_like(self.length), y, h=self.h)
 
 
 class PieceResult(NamedTuple):
     """State at the end of a `Piece`: lambda, mu, and what the solve said."""
 
     adjoint_state: State
-    d_sources: State
-    step_size: tf.Tensor
+    d_sources: Tensors
+    h: tf.Tensor
     num_evaluations: tf.Tensor
     status: tf.Tensor
 
@@ -77,12 +79,18 @@ class StoredAdjoint(BackwardTolerances, Gradient):
     def solve(self, problem: Problem) -> Solution:
         self.check_solver(problem.solver)
         checkpoints = Checkpoints(
-            problem.solver.max_num_steps, problem.solver.method.num_coefficients, self._checkpoint
+            problem.solver.max_num_steps,
+            problem.solver.method.num_coefficients,
+            checkpoint=self._checkpoint,
         )
         return solve_and_store(problem, checkpoints, self._backward, type(self).__name__)
 
     def _integrate_piece(
-        self, solver: RungeKutta, problem: Problem, piece: Piece, adjoint_state, d_sources
+        self,
+        solver: RungeKutta,
+        piece: Piece,
+        adjoint_state: State,
+        d_sources: Tensors,
     ) -> PieceResult:
         """Integrates lambda and mu over one piece."""
         raise NotImplementedError
@@ -90,89 +98,117 @@ class StoredAdjoint(BackwardTolerances, Gradient):
     def _backward(
         self,
         problem: Problem,
+        field: Field,
         stored: StoredSolution,
         cotangents: OutputCotangents,
-        sources: Sequence[tf.Tensor],
-    ):
-        """Gradients of y0 and of `sources`, and the number of evaluations of f."""
-        times = problem.times
-        solver = self.backward_solver(problem.solver).as_part_of(tf.abs(times[-1] - times[0]))
-        if isinstance(solver, AdaptiveRungeKutta):
-            # Being bound to the forward steps is no sign of a failure: a piece gets two attempts
-            # more for each of them, the second for a step that stops in front of a shorter one.
-            room = min(solver.max_num_steps + 2 * stored.segment_size, tf.int32.max)
-            solver = solver.copy(max_num_steps=room)
-        forward = lambda t, y: problem.f(t, y, problem.params)
-
-        resolve = functools.partial(
-            stored.resolve, method=problem.solver.method, f=forward, dense=True
-        )
-
-        def products(index, segment, t, adjoint_state, of_state=True, of_sources=True):
-            y = stored.evaluate(t, index, segment)
-            _, pullback = open_vjp(forward, t, y, sources)
-            return pullback([-x for x in adjoint_state], of_state, of_sources)
-
-        def piece(t, index, segment, next_output, *carried):
-            adjoint_state, d_sources, step_size, num_evaluations, _ = carried
-            # Ends at the next output time, or before it at the start of the segment.
-            output_time = tf.gather(times, next_output)
-            segment_time = stored.time(index * stored.segment_size)
-            towards = tf.sign(times[0] - times[-1])
-            end = tf.where((segment_time - output_time) * towards < 0, segment_time, output_time)
-            result = self._integrate_piece(
-                solver,
-                problem,
-                Piece(
-                    products=functools.partial(products, index, segment),
-                    start=t,
-                    end=end,
-                    step_size=step_size,
-                    limit=functools.partial(stored.limit, index=index),
-                ),
-                adjoint_state,
-                d_sources,
-            )
-            at_output = tf.equal(end, output_time)
-            jump = cotangents.at(next_output)
-            adjoint_state = [
-                tf.where(at_output, a + b, a)
-                for a, b in zip(result.adjoint_state, jump, strict=True)
-            ]
-            enters = tf.equal(end, segment_time) & (index > 0)
-            index = tf.where(enters, index - 1, index)
-            segment, resolved = resolve(enters, index, segment)
-            return (
-                end,
-                index,
-                segment,
-                tf.where(at_output, next_output - 1, next_output),
-                adjoint_state,
-                result.d_sources,
-                result.step_size,
-                num_evaluations + result.num_evaluations + resolved,
-                result.status,
-            )
-
-        def unfinished(t, *carried):
-            return tf.not_equal(t, times[0]) & tf.equal(carried[-1], status_codes.SUCCESS)
-
-        segment, resolved = resolve(stored.has_several_segments, stored.last_index, stored.segment)
-        start = (
-            times[-1],
-            stored.last_index,
-            segment,
-            tf.convert_to_tensor(cotangents.num_times - 2),
-            cotangents.at_end(),
-            zeros_for(sources),
-            solver.initial_step_size(tf.abs(times[-1] - times[0])),
-            resolved,
-            tf.constant(status_codes.SUCCESS),
-        )
-        *_, adjoint_state, d_sources, _, num_evaluations, status = while_loop(
-            unfinished, piece, start
+    ) -> tuple[State, State, tf.Tensor]:
+        """Gradients of y0 and of the sources, and the number of evaluations of f."""
+        span = problem.times[-1] - problem.times[0]
+        conditions = self.backward(problem.solver, problem.conditions).part_of(span)
+        # Being bound to the forward steps is no sign of a failure: a piece gets two attempts more
+        # for each of them, the second for a step that stops in front of a shorter one.
+        conditions = conditions.but(further_steps=2 * stored.segment_size)
+        integrate = functools.partial(self._integrate_piece, problem.solver)
+        backward_pass = _BackwardPass(problem, field, stored, cotangents, conditions, integrate)
+        (end,) = while_loop(
+            backward_pass.unfinished,
+            lambda place: (backward_pass.piece(place),),
+            (backward_pass.begin(span),),
         )
         # The last piece ends at times[0] and adds its row, so nothing is left to add.
-        success = tf.equal(status, status_codes.SUCCESS)
-        failed = lambda x: tf.where(success, x, nan_unless(success, x.dtype))
-        return [failed(x) for x in adjoint_state], [failed(x) for x in d_sources], num_evaluations
+        success = tf.equal(end.status, status_codes.SUCCESS)
+        adjoint_state, d_sources = (
+            [or_nan(success, x) for x in d] for d in (end.adjoint_state, end.d_sources)
+        )
+        return adjoint_state, d_sources, end.num_evaluations
+
+
+class _Place(NamedTuple):
+    """Where a backward pass stands: loop variables."""
+
+    t: tf.Tensor
+    index: tf.Tensor  # of the segment
+    segment: Segment
+    next_output: tf.Tensor
+    adjoint_state: State
+    d_sources: Tensors
+    h: tf.Tensor
+    num_evaluations: tf.Tensor
+    status: tf.Tensor
+
+
+class _BackwardPass:
+    """Start and body of its loop, piece by piece from the last time to the first."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        field: Field,
+        stored: StoredSolution,
+        cotangents: OutputCotangents,
+        conditions: Conditions,
+        integrate: Callable[[Piece, State, State], PieceResult],
+    ) -> None:
+        self._problem, self._field, self._stored = problem, field, stored
+        self._cotangents, self._conditions, self._integrate = cotangents, conditions, integrate
+        self._replay = functools.partial(stored.replay, method=problem.solver.method, field=field)
+
+    def begin(self, span: tf.Tensor) -> _Place:
+        problem, stored = self._problem, self._stored
+        several, last = stored.has_several_segments, stored.last_index
+        segment, replayed = self._replay(several, last, stored.segment)
+        h = problem.first_h
+        return _Place(
+            t=problem.times[-1],
+            index=last,
+            segment=segment,
+            next_output=tf.convert_to_tensor(self._cotangents.num_times - 2),
+            adjoint_state=self._cotangents.at_end(),
+            d_sources=zeros_for(self._field.sources),
+            h=problem.solver.step_size_of_parts(span) if h is None else h,
+            num_evaluations=replayed,
+            status=tf.constant(status_codes.SUCCESS),
+        )
+
+    def unfinished(self, place: _Place) -> tf.Tensor:
+        succeeds = tf.equal(place.status, status_codes.SUCCESS)
+        return tf.not_equal(place.t, self._problem.times[0]) & succeeds
+
+    def piece(self, place: _Place) -> _Place:
+        """Ends at the next output time, or before it at the start of the segment."""
+        output_time = tf.gather(self._problem.times, place.next_output)
+        segment_time = self._stored.time(place.index * self._stored.segment_size)
+        end = tf.maximum(segment_time, output_time)
+        result = self._integrate(self._piece_to(end, place), place.adjoint_state, place.d_sources)
+        at_output = tf.equal(end, output_time)
+        jumped = add(result.adjoint_state, self._cotangents.at(place.next_output))
+        enters = tf.equal(end, segment_time) & (place.index > 0)
+        index = tf.where(enters, place.index - 1, place.index)
+        segment, replayed = self._replay(enters, index, place.segment)
+        return _Place(
+            t=end,
+            index=index,
+            segment=segment,
+            next_output=tf.where(at_output, place.next_output - 1, place.next_output),
+            adjoint_state=keep(at_output, jumped, result.adjoint_state),
+            d_sources=result.d_sources,
+            h=result.h,
+            num_evaluations=place.num_evaluations + result.num_evaluations + replayed,
+            status=result.status,
+        )
+
+    def _piece_to(self, end: tf.Tensor, place: _Place) -> Piece:
+        stored, index = self._stored, place.index
+
+        def time(u: tf.Tensor) -> tf.Tensor:
+            return tf.maximum(place.t - u, end)  # as u comes to t - end, rounded
+
+        def products(
+            u: tf.Tensor, adjoint_state: State, of_state: bool = True, of_sources: bool = True
+        ) -> tuple[State, State]:
+            y = stored.evaluate(time(u), index, place.segment)
+            _, pullback = self._field.open_vjp(time(u), y)
+            return pullback(adjoint_state, of_state, of_sources)
+
+        limit = lambda u: place.t - stored.limit(time(u), index)
+        return Piece(products, place.t - end, place.h, self._conditions.but(limit=limit))

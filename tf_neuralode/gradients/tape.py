@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tf_neuralode.gradients.gradient import Gradient, Problem, Solution
+from tf_neuralode.field import Field, zeros_for
+from tf_neuralode.gradients.gradient import Gradient
 from tf_neuralode.gradients.kept_activations import solve_keeping_activations
-from tf_neuralode.gradients.step_vjp import (
-    end_slope_cotangent,
-    hands_last_slope_on,
-    num_evaluations_of_step_vjp,
-    step_vjp,
-)
+from tf_neuralode.gradients.output_cotangents import OutputCotangents
+from tf_neuralode.gradients.problem import Problem, Solution, solve_and_store
 from tf_neuralode.gradients.stored_solution import Checkpoints, Segment, StoredSolution
-from tf_neuralode.gradients.stored_solve import OutputCotangents, solve_and_store
-from tf_neuralode.gradients.vjp import open_vjp, zeros_for
-from tf_neuralode.loops import while_loop
-from tf_neuralode.solvers.recording import read
-from tf_neuralode.solvers.runge_kutta import OdeFn, State
+from tf_neuralode.stepping import read
+from tf_neuralode.tensors import State, Tensors, add, keep, while_loop, zeros_like
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")
@@ -53,104 +47,107 @@ class Tape(Gradient):
         self.check_solver(problem.solver)
         if not self._checkpoint:
             return solve_keeping_activations(problem)
-        checkpoints = Checkpoints(problem.solver.max_num_steps)
+        checkpoints = Checkpoints(problem.solver.max_num_steps, with_carry=_is_carried(problem))
         return solve_and_store(problem, checkpoints, _backward, type(self).__name__)
 
 
+def _is_carried(problem: Problem) -> bool:
+    """Whether the steps are differentiated with their carry.
+
+    A dense solution needs the slope at the end of its step, which the next step goes on with. Where
+    no loss sees one, a method that needs no carry has a shorter step without.
+    """
+    return problem.has_interior_times or problem.solver.method.needs_carry
+
+
+class _Place(NamedTuple):
+    """Where a backward pass stands: loop variables."""
+
+    n: tf.Tensor  # the step
+    adjoint_state: State
+    d_carry: State
+    d_sources: Tensors
+    segment: Segment
+    next_output: tf.Tensor
+    num_evaluations: tf.Tensor
+
+
 def _backward(
-    problem: Problem, stored: StoredSolution, cotangents: OutputCotangents, sources: list
+    problem: Problem, field: Field, stored: StoredSolution, cotangents: OutputCotangents
 ) -> tuple[State, State, tf.Tensor]:
-    """Gradients of y0 and of `sources`, and the number of evaluations of f."""
-    method = problem.solver.method
-    # A step's dense solution matters only where the loss sees it.
-    dense = problem.has_interior_times
-    # Then the cotangents of the step before are wanted, too, for the slope that the two share.
-    shared = dense and hands_last_slope_on(method)
-    f = lambda t, y: problem.f(t, y, problem.params)
-
-    def of_step(next_output: tf.Tensor, n: tf.Tensor) -> tuple:
-        t, t_next = stored.time(n), stored.time(n + 1)
-        return cotangents.of_step(next_output, t, t_next, method)
-
-    def of_end_slope(n: tf.Tensor, d_dense: State) -> State:
-        return end_slope_cotangent(method, stored.time(n + 1) - stored.time(n), d_dense)
-
-    def step(
-        n: tf.Tensor,
-        adjoint_state: State,
-        d_sources: State,
-        segment: Segment,
-        next_output: tf.Tensor,
-        d_dense_early: State,
-        num_evaluations: tf.Tensor,
-    ) -> tuple:
-        index, position = n // stored.segment_size, n % stored.segment_size
-        of_segment = tf.equal(position, stored.segment_size - 1)
-        enters = of_segment | tf.equal(n, stored.num_steps - 1)
-        segment, resolved = stored.resolve(enters, index, segment, method, f, dense=False)
-        t, t_next = stored.time(n), stored.time(n + 1)
-        y = read(segment, position)
-
-        d_dense = d_slope = None
-        if shared:
-            d_dense = d_dense_early
-            # In front of the first step there are no output times left.
-            before = tf.maximum(n - 1, 0)
-            next_output, d_dense_early = of_step(next_output, before)
-            d_slope = of_end_slope(before, d_dense_early)
-        elif dense:
-            next_output, d_dense = of_step(next_output, n)
-        adjoint_state, d_sources = step_vjp(
-            f, method, t, t_next, y, sources, adjoint_state, d_dense, d_slope, d_sources
-        )
-        num_evaluations += resolved + num_evaluations_of_step_vjp(method, dense)
-        return n - 1, adjoint_state, d_sources, segment, next_output, d_dense_early, num_evaluations
-
-    adjoint_state, d_sources = cotangents.at_end(), zeros_for(sources)
-    next_output = cotangents.num_times - 2
-    d_dense_early: State = []
-    if shared:
-        last = tf.maximum(stored.num_steps - 1, 0)
-        next_output, d_dense_early = of_step(next_output, last)
-        d_end, d_sources = _vjp_in_a_loop(
-            f, problem.times[-1], stored.end, sources, of_end_slope(last, d_dense_early)
-        )
-        adjoint_state = [a + b for a, b in zip(adjoint_state, d_end, strict=True)]
-    start = (
-        stored.num_steps - 1,
-        adjoint_state,
-        d_sources,
-        stored.segment,
-        next_output,
-        d_dense_early,
-        tf.constant(int(shared)),
+    """Gradients of y0 and of the sources, and the number of evaluations of f."""
+    carried = _is_carried(problem)
+    start = _Place(
+        n=stored.num_steps - 1,
+        adjoint_state=cotangents.at_end(),
+        d_carry=problem.solver.method.zero_carry(stored.y0) if carried else [],
+        d_sources=zeros_for(field.sources),
+        segment=stored.segment,
+        next_output=cotangents.num_times - 2,
+        num_evaluations=tf.constant(int(carried)),
     )
-    _, adjoint_state, d_sources, _, _, _, num_evaluations = while_loop(
-        lambda n, *_: n >= 0,
-        step,
-        start,
+    (end,) = while_loop(
+        lambda place: place.n >= 0,
+        lambda place: (_back_a_step(problem, field, stored, cotangents, place),),
+        (start,),
         # The graph runtime would take the stages of the next ten steps beforehand, since they
         # don't depend on the adjoint state, and hold their activations.
         parallel_iterations=1,
     )
-    return cotangents.add(adjoint_state, 0), d_sources, num_evaluations
+    adjoint_state, d_sources = end.adjoint_state, end.d_sources
+    if carried:  # the transpose of `method.start`
+        d_start, d_more = _vjp_in_a_loop(field, problem.times[0], stored.y0, end.d_carry)
+        adjoint_state, d_sources = add(adjoint_state, d_start), add(d_sources, d_more)
+    return add(adjoint_state, cotangents.at_start()), d_sources, end.num_evaluations
 
 
-def _vjp_in_a_loop(
-    f: OdeFn, t: tf.Tensor, y: State, sources: list, d_slope: State
-) -> tuple[State, State]:
-    """The pullback of `open_vjp`, taken in a loop of one turn.
+def _back_a_step(
+    problem: Problem,
+    field: Field,
+    stored: StoredSolution,
+    cotangents: OutputCotangents,
+    place: _Place,
+) -> _Place:
+    method, n, next_output = problem.solver.method, place.n, place.next_output
+    index, position = n // stored.segment_size, n % stored.segment_size
+    of_segment = tf.equal(position, stored.segment_size - 1)
+    enters = of_segment | tf.equal(n, stored.num_steps - 1)
+    segment, replayed = stored.replay(enters, index, place.segment, method, field)
+    t, t_next = stored.time(n), stored.time(n + 1)
+    y, carry = stored.split(read(segment, position))
+    d_dense = None
+    if problem.has_interior_times:
+        next_output, d_dense = cotangents.of_step(next_output, t, t_next, method)
+    # A sample with a clock of its own that rests, or was rejected, goes through no step.
+    moved = tf.not_equal(t, t_next) if t.shape.rank else None
+    d_y1, d_carry1 = (keep(moved, d, zeros_like(d)) for d in (place.adjoint_state, place.d_carry))
+    taken = method.step_vjp(
+        field, t, t_next, y, carry, d_y1, d_carry1 or None, d_dense, place.d_sources
+    )
+    return _Place(
+        n=n - 1,
+        adjoint_state=keep(moved, taken.y, place.adjoint_state),
+        d_carry=keep(moved, taken.carry or [], place.d_carry),
+        d_sources=taken.sources,
+        segment=segment,
+        next_output=next_output,
+        num_evaluations=place.num_evaluations + replayed + taken.num_evaluations,
+    )
+
+
+def _vjp_in_a_loop(field: Field, t: tf.Tensor, y: State, d_slope: State) -> tuple[State, State]:
+    """The pullback of the slope, taken in a loop of one turn.
 
     Where TensorFlow differentiates a loop or a branch that a solve is in, its graph sees copies of
     the tensors that f closes over, and a tape there misses what is watched. In loops it doesn't.
     """
     if tf.executing_eagerly():
-        return open_vjp(f, t, y, sources)[1](d_slope)
+        return field.open_vjp(t, y)[1](d_slope)
 
     def turn(i: tf.Tensor, *_: tf.Tensor) -> tuple:
-        d_y, d_sources = open_vjp(f, t, y, sources)[1](d_slope)
+        d_y, d_sources = field.open_vjp(t, y)[1](d_slope)
         return (i + 1, *d_y, *d_sources)
 
-    start = (tf.constant(0), *(tf.zeros_like(x) for x in y), *zeros_for(sources))
+    start = (tf.constant(0), *(tf.zeros_like(x) for x in y), *zeros_for(field.sources))
     _, *gradients = tf.while_loop(lambda i, *_: i < 1, turn, start)
     return gradients[: len(y)], gradients[len(y) :]

@@ -6,20 +6,17 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tf_neuralode.gradients.captures import Captures
-from tf_neuralode.gradients.vjp import once_differentiable, open_vjp, zeros_for
-from tf_neuralode.loops import while_loop
-from tf_neuralode.solvers.runge_kutta import State
-
-FlatField = Callable[[tf.Tensor, State, State], State]
+from tf_neuralode.field import Captures, Field, FlatFn, zeros_for
+from tf_neuralode.gradients.vjp import once_differentiable
+from tf_neuralode.tensors import State, Tensors, each, while_loop
 
 
 def attach_times(
-    f: FlatField,
+    f: FlatFn,
     captures: Captures,
     times: tf.Tensor,
     y0: State,
-    params: State,
+    params: Tensors,
     twice: bool,
 ) -> tuple[State, Callable[[State], State]]:
     """Gives a solve with constant `times` its derivatives with respect to them.
@@ -65,7 +62,7 @@ class _Moved:
     """
 
     def __init__(
-        self, f: FlatField, captures: Captures, params: State, sign: float, twice: bool
+        self, f: FlatFn, captures: Captures, params: Tensors, sign: float, twice: bool
     ) -> None:
         self._f = f
         self._captures = captures
@@ -110,7 +107,7 @@ class _Moved:
         return tf.map_fn(one, tf.range(tf.shape(times)[0]), fn_output_signature=times.dtype)
 
     def _first_gradients(
-        self, times: tf.Tensor, rows: State, others: State, d_rows: State
+        self, times: tf.Tensor, rows: State, others: Tensors, d_rows: State
     ) -> list[tf.Tensor]:
         """Gradients of times, rows and others, that can be differentiated once more."""
         num_rows = len(rows)
@@ -156,24 +153,20 @@ class _Moved:
         def one(i, arrays, d_others):
             t, u_t = tf.gather(times, i), tf.gather(u_times, i)
             y, d, u_y = _row(rows, i), _row(d_rows, i), _row(u_rows, i)
-            field = lambda t, y: [sign * k for k in self._f(t, y, params)]
-            slope, pullback = open_vjp(field, t, y, [t, *read])
+            field = Field(lambda t, y, _: [sign * k for k in self._f(t, y, params)], [], [t, *read])
+            slope, pullback = field.open_vjp(t, y)
             g_y, (g_t, *g_others) = pullback(d)
             d_t = u_t * (g_t + _inner_product(g_y, slope, t.dtype))
             d_t += _inner_product([*u_y, *u_others], [*g_y, *g_others], t.dtype)
             d_y = [tf.cast(u_t, g.dtype) * g for g in g_y]
-            d_d = [tf.cast(u_t, k.dtype) * k + u for k, u in zip(slope, u_y, strict=True)]
-            d_others = [
-                a + tf.cast(u_t, g.dtype) * g for a, g in zip(d_others, g_others, strict=True)
-            ]
-            values = [d_t, *d_y, *d_d]
-            arrays = [array.write(i, x) for array, x in zip(arrays, values, strict=True)]
+            d_d = each(lambda k, u: tf.cast(u_t, k.dtype) * k + u, slope, u_y)
+            d_others = each(lambda a, g: a + tf.cast(u_t, g.dtype) * g, d_others, g_others)
+            arrays = each(lambda array, x: array.write(i, x), arrays, [d_t, *d_y, *d_d])
             return i + 1, arrays, d_others
 
-        _, arrays, d_others = while_loop(
-            lambda i, *_: i < num_times, one, (tf.constant(0), arrays, zeros_for(read))
-        )
-        d_others = [tf.cast(d, x.dtype) for d, x in zip(d_others, u_others, strict=True)]
+        start = (tf.constant(0), arrays, zeros_for(read))
+        _, arrays, d_others = while_loop(lambda i, arrays, d: i < num_times, one, start)
+        d_others = each(lambda d, x: tf.cast(d, x.dtype), d_others, u_others)
         return [*(array.stack() for array in arrays), *d_others]
 
 
@@ -189,4 +182,4 @@ def _inner_product(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor], dtype: tf.DTy
             return tf.math.real(tf.reduce_sum(tf.math.conj(tf.cast(x, y.dtype)) * y))
         return tf.reduce_sum(tf.cast(x, y.dtype) * y)
 
-    return tf.add_n([tf.cast(one(x, y), dtype) for x, y in zip(a, b, strict=True)])
+    return tf.add_n(each(lambda x, y: tf.cast(one(x, y), dtype), a, b))

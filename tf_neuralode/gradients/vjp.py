@@ -1,4 +1,4 @@
-"""Vector-Jacobian products inside a backward pass, and the wrapper that installs one."""
+"""What installs a backward pass, and what says that there is no other."""
 
 from __future__ import annotations
 
@@ -7,53 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_neuralode.gradients.refusal import refusing_gradients
-from tf_neuralode.solvers.flat_state import solve_dtype
-from tf_neuralode.solvers.recording import StepHistory
-from tf_neuralode.solvers.runge_kutta import OdeFn, State
-from tf_neuralode.xla import compiled_as, inside_xla
-
-
-def open_vjp(
-    f: OdeFn, t: tf.Tensor, y: State, sources: Sequence[tf.Tensor | tf.Variable]
-) -> tuple[State, Callable[..., tuple[State, State]]]:
-    """The slope `f(t, y)`, and its pullback.
-
-    Returns:
-      The slope, and a function that maps its cotangent to those of `y` and of `sources`, in the
-      dtypes of `zeros_for`; zeros where there is no dependence. `of_state=False` or
-      `of_sources=False` leaves a part out, as an empty list. It may be called once.
-    """
-    # A source that is the state itself, as an object, must not get the state's cotangent as well.
-    y = [tf.identity(x) for x in y]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([*y, *sources])
-        slope = f(t, y)
-
-    def pullback(d_slope: State, of_state: bool = True, of_sources: bool = True):
-        wanted = [*(y if of_state else []), *(sources if of_sources else [])]
-        gradients = tape.gradient(
-            slope,
-            wanted,
-            output_gradients=d_slope,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        gradients = [like(g, x) for g, x in zip(gradients, wanted, strict=True)]
-        split = len(y) if of_state else 0
-        return gradients[:split], [tf.cast(g, solve_dtype(g.dtype)) for g in gradients[split:]]
-
-    return slope, pullback
-
-
-def zeros_for(sources: Sequence[tf.Tensor | tf.Variable]) -> State:
-    """Where the sources' gradients are added up, over many steps: 16 bits would round much away."""
-    return [tf.zeros_like(x, solve_dtype(x.dtype)) for x in sources]
-
-
-def like(gradient: Any, x: tf.Tensor | tf.Variable) -> tf.Tensor:
-    """A dense gradient (that of tf.gather is sparse) of the static shape of `x`, for loops."""
-    gradient = tf.convert_to_tensor(gradient)
-    return gradient if tf.executing_eagerly() else tf.ensure_shape(gradient, x.shape)
+from tf_neuralode.field import refusing_gradients
+from tf_neuralode.stepping import StepHistory
+from tf_neuralode.tensors import State, compiled_as, inside_xla
 
 
 def with_backward(

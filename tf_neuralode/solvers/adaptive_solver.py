@@ -1,22 +1,17 @@
-"""Base class of the adaptive solvers: their settings, handed to the adaptive loop."""
+"""Base class of the adaptive solvers: their settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_neuralode.solvers import adaptive, checks
-from tf_neuralode.solvers.error_norm import ErrorNorm, whole
-from tf_neuralode.solvers.integration import Integration
-from tf_neuralode.solvers.precision import EPSILON, FieldPrecision, warn_of_tolerance
-from tf_neuralode.solvers.recording import Recorder
-from tf_neuralode.solvers.runge_kutta import Limit, OdeFn, State
+from tf_neuralode.solvers import checks
 from tf_neuralode.solvers.solver import RungeKutta
-from tf_neuralode.solvers.step_size import StepSizeController, Tolerances
+from tf_neuralode.stepping import AdaptiveSteps, Conditions, Point
 
 
 class AdaptiveRungeKutta(RungeKutta):
@@ -50,8 +45,21 @@ class AdaptiveRungeKutta(RungeKutta):
     Reference: Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, II.4.
     """
 
+    is_adaptive = True
     # Weight of the integral part of the step-size control, see `StepSizeController`.
     beta: float | None = None
+
+    read_only = (
+        "rtol",
+        "atol",
+        "first_step_size",
+        "max_num_steps",
+        "safety_factor",
+        "min_step_size_factor",
+        "max_step_size_factor",
+        "max_step_size",
+        "norm",
+    )
 
     def __init__(
         self,
@@ -74,139 +82,28 @@ class AdaptiveRungeKutta(RungeKutta):
             validate_args=validate_args,
             name=name,
         )
-        self._rtol = checks.tolerance("rtol", rtol)
-        self._atol = checks.tolerance("atol", atol)
-        self._first_step_size = checks.optional_positive("first_step_size", first_step_size)
-        self._max_num_steps = checks.positive_integer("max_num_steps", max_num_steps)
-        self._safety_factor = checks.inside("safety_factor", safety_factor, 0, 1)
-        self._min_step_size_factor = checks.inside(
+        self.rtol = checks.tolerance("rtol", rtol)
+        self.atol = checks.tolerance("atol", atol)
+        self.first_step_size = checks.optional_positive("first_step_size", first_step_size)
+        self.max_num_steps = checks.positive_integer("max_num_steps", max_num_steps)
+        self.safety_factor = checks.inside("safety_factor", safety_factor, 0, 1)
+        self.min_step_size_factor = checks.inside(
             "min_step_size_factor", min_step_size_factor, 0, 1
         )
-        self._max_step_size_factor = checks.inside(
+        self.max_step_size_factor = checks.inside(
             "max_step_size_factor", max_step_size_factor, 1, np.inf
         )
-        self._max_step_size = checks.optional_positive("max_step_size", max_step_size)
-        self._norm = checks.norm(norm)
-        # Set on copies only: what one solve, or a part of the package, knows of the state.
-        self._counted_parts: Callable[[Any], list[Any]] = whole
-        self._among: tf.Tensor | None = None
-        self._field_epsilon = 0.0
+        self.max_step_size = checks.optional_positive("max_step_size", max_step_size)
+        self.norm = checks.norm(norm)
 
     @property
-    def max_num_steps(self) -> int:
-        """The most steps that a solve can take."""
-        return self._max_num_steps
+    def tolerances(self) -> tuple[Any, Any]:  # type: ignore[override]
+        """`rtol` and `atol`."""
+        return self.rtol, self.atol
 
-    def with_seminorm(self, num_parts: int) -> AdaptiveRungeKutta:
-        """As in `RungeKutta`, with one tolerance for all components: the smallest."""
-        counted = self._counted_parts
+    def steps(self, conditions: Conditions, start: Point, t1: tf.Tensor) -> AdaptiveSteps:
+        """As in `RungeKutta`."""
+        return AdaptiveSteps(self, conditions, start, t1)
 
-        def parts(augmented: Any) -> list[Any]:
-            return [inner for part in augmented[:num_parts] for inner in counted(part)]
-
-        # A tolerance for each component has no counterpart among the parameters.
-        rtol, atol = _smallest(self._rtol), _smallest(self._atol)
-        return self.copy(counted_parts=parts, rtol=rtol, atol=atol)
-
-    def for_field(self, field: FieldPrecision, held_in: str | None = None) -> AdaptiveRungeKutta:
-        """As in `RungeKutta`: errors below the field's rounding are none."""
-        if held_in is not None:
-            warn_of_tolerance(field, self._rtol, self._atol, held_in)
-        return self.copy(field_epsilon=max(field.epsilon, self._field_epsilon))
-
-    def in_units_of(self, unit: tf.Tensor) -> AdaptiveRungeKutta:
-        """As in `RungeKutta`: step sizes are settings in the user's time."""
-        sizes = {"first_step_size": self._first_step_size, "max_step_size": self._max_step_size}
-        return self.copy(**{name: _in_parts(name, value, unit) for name, value in sizes.items()})
-
-    def error_norm(self, pack: Callable[[State], Any] = list) -> ErrorNorm:
-        """The norm of a state's error; `pack` gives the state its structure."""
-        return ErrorNorm(self._norm, self.batch_ndims, pack, self._counted_parts, self._among)
-
-    def integrate(
-        self,
-        f: OdeFn,
-        t0: tf.Tensor,
-        t1: tf.Tensor,
-        y0: State,
-        recorders: Sequence[Recorder] = (),
-        pack: Callable[[State], Any] = list,
-        previous_step_size: tf.Tensor | None = None,
-        limit: Limit | None = None,
-    ) -> Integration:
-        """As in `RungeKutta`, by the adaptive loop."""
-        if previous_step_size is None:
-            previous_step_size = self._start_step_size
-        error_order = self.method.error_order
-        tolerances = Tolerances.broadcast(self._rtol, self._atol, y0, pack, t0.dtype)
-        if self._field_epsilon > EPSILON[t0.dtype.name]:
-            tolerances = tolerances._replace(field_epsilon=self._field_epsilon)
-        settings = adaptive.AdaptiveSettings(
-            controller=StepSizeController(
-                error_order=error_order,
-                safety_factor=self._safety_factor,
-                min_step_size_factor=self._min_step_size_factor,
-                max_step_size_factor=self._max_step_size_factor,
-                beta=0.2 / (error_order + 1) if self.beta is None else self.beta,
-            ),
-            tolerances=tolerances,
-            norm=self.error_norm(pack),
-            first_step_size=_as_time("first_step_size", self._first_step_size, t0.dtype),
-            max_step_size=_as_time("max_step_size", self._max_step_size, t0.dtype),
-            max_num_steps=self._max_num_steps,
-            limit=limit,
-            autonomous=self._autonomous,
-            whole_span=self._whole_span,
-        )
-        return adaptive.integrate(
-            self.method,
-            settings,
-            f,
-            t0,
-            t1,
-            y0,
-            recorders,
-            previous_step_size,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor; a solver with functions among them has none.
-
-        Raises:
-          ValueError: if `norm` is a function, `make_adjoint_solver_fn` was given, or a setting is a
-            tensor of a graph.
-        """
-        self._check_serializable(callable(self._norm) or self._custom_adjoint)
-        return {
-            "rtol": checks.plain(self._rtol),
-            "atol": checks.plain(self._atol),
-            "first_step_size": checks.plain(self._first_step_size),
-            "max_num_steps": self._max_num_steps,
-            "safety_factor": self._safety_factor,
-            "min_step_size_factor": self._min_step_size_factor,
-            "max_step_size_factor": self._max_step_size_factor,
-            "max_step_size": checks.plain(self._max_step_size),
-            "norm": self._norm,
-            "validate_args": self._validate_args,
-            "name": self._name,
-        }
-
-
-def _as_time(name: str, value: float | tf.Tensor | None, dtype: tf.DType) -> tf.Tensor | None:
-    return None if value is None else checks.as_time(name, value, dtype)
-
-
-def _in_parts(name: str, value: float | tf.Tensor | None, unit: tf.Tensor) -> tf.Tensor | None:
-    """A step size in parts of `unit`, which may be 0; at most 1, the whole of it."""
-    if value is None:
-        return None
-    tiny = tf.constant(np.finfo(unit.dtype.as_numpy_dtype).tiny, unit.dtype)
-    parts = checks.as_time(name, value, unit.dtype) / tf.maximum(unit, tiny)
-    return tf.where(parts > 1, tf.ones_like(parts), parts)  # NaN stays
-
-
-def _smallest(tolerance: Any) -> Any:
-    leaves = tf.nest.flatten(tolerance)
-    if any(tf.is_tensor(leaf) for leaf in leaves):
-        return tf.reduce_min([tf.reduce_min(leaf) for leaf in leaves])
-    return min(float(np.min(leaf)) for leaf in leaves)
+    def _has_functions(self) -> bool:
+        return callable(self.norm) or super()._has_functions()

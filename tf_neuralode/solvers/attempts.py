@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode.clock import Clock
-from tf_neuralode.solvers.flat_state import FlatState
-from tf_neuralode.solvers.recording import Recorder, Step
-from tf_neuralode.solvers.runge_kutta import State
+from tf_neuralode.field import Clock, Field, FlatState
+from tf_neuralode.solvers import checks
 from tf_neuralode.solvers.solver import RungeKutta
+from tf_neuralode.stepping import Conditions, Point, Recorder, Slot
+from tf_neuralode.tensors import State, each
 
 
 class AttemptedSteps(NamedTuple):
@@ -35,21 +35,21 @@ class _Attempts(Recorder):
     def __init__(self, max_num_steps: int):
         self._max_num_steps = max_num_steps
 
-    def start(self, t0: tf.Tensor, y0: State) -> Any:
-        del y0
+    def start(self, start: Point) -> Any:
+        t0 = start.t
         dtypes = (t0.dtype, t0.dtype, tf.bool)
         arrays = [tf.TensorArray(dtype, self._max_num_steps, element_shape=[]) for dtype in dtypes]
         # A solve that fails at once writes nothing, and nothing can't be stacked.
         empty = (t0, tf.zeros_like(t0), tf.constant(False))
-        return tf.constant(0), [a.write(0, x) for a, x in zip(arrays, empty, strict=True)]
+        return tf.constant(0), each(lambda array, x: array.write(0, x), arrays, empty)
 
-    def record(self, saved: Any, step: Step) -> Any:
+    def record(self, saved: Any, slot: Slot) -> Any:
         count, arrays = saved
-        row = (step.t, step.t_next - step.t, step.accepted)
-        return count + 1, [a.write(count, x) for a, x in zip(arrays, row, strict=True)]
+        row = (slot.t, slot.t_next - slot.t, slot.accepted)
+        return count + 1, each(lambda array, x: array.write(count, x), arrays, row)
 
-    def finish(self, saved: Any, t: tf.Tensor, y: State, num_accepted: tf.Tensor) -> AttemptedSteps:
-        del t, y, num_accepted
+    def finish(self, saved: Any, t: tf.Tensor, y: State, num_slots: tf.Tensor) -> AttemptedSteps:
+        del t, y, num_slots
         count, arrays = saved
         return AttemptedSteps(*[array.stack()[:count] for array in arrays])
 
@@ -84,17 +84,19 @@ def attempted_steps(
             f"steps. Received: solver={solver!r}"
         )
     flat = FlatState(y0)
-    solver = solver.for_samples(batch_ndims).for_field(flat.field_precision)
+    conditions = Conditions(checks.count("batch_ndims", batch_ndims), flat.pack_as_held)
     first, last = (np.float64(float(t)) for t in t_span)
-    clock, flat_f = Clock(first, flat.time_dtype, last), flat.flat_fn(f)
-    recorder = _Attempts(solver.max_num_steps)
+    clock = Clock(first, flat.time_dtype, last)
+    flat_f = clock.forwards(flat.flat_fn(f))
     result = solver.integrate(
-        lambda s, y: flat_f(clock.time(s), y),
-        clock.elapsed(first),
+        Field(lambda s, y, _: flat_f(s, y)),
+        Point(clock.elapsed(first), flat.leaves),
         clock.elapsed(last),
-        flat.leaves,
-        [recorder],
-        flat.pack_as_held,
+        [_Attempts(solver.max_num_steps)],
+        conditions.for_field(flat.field_precision),
     )
     attempts = result.saved[0]
-    return attempts._replace(times=clock.user_time(attempts.times))
+    return attempts._replace(
+        times=clock.user_time(attempts.times),
+        step_sizes=np.sign(last - first) * attempts.step_sizes,
+    )

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode.not_finite import nan_unless
-from tf_neuralode.solvers.error_norm import NAMES as NORM_NAMES
+from tf_neuralode.methods import NAMES as NORM_NAMES
 
 
 def _is_number(value) -> bool:
@@ -40,22 +39,6 @@ def optional_positive(name: str, value) -> float | tf.Tensor | None:
         return value if value is None else float(value)
     kind = ValueError if _is_number(value) else TypeError
     raise kind(f"Argument {name} must be a positive number or None. Received: {name}={value!r}")
-
-
-def as_time(name: str, value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """What `optional_positive` returned, in the time's dtype; NaN for a tensor that isn't positive.
-
-    Raises:
-      tf.errors.InvalidArgumentError: at run time for such a tensor, and not under XLA.
-    """
-    if not tf.is_tensor(value):
-        return tf.constant(value, dtype)
-    # In a loop the steps are constants of differentiation.
-    value = tf.stop_gradient(tf.cast(value, dtype))
-    positive = (value > 0) & tf.math.is_finite(value)
-    message = f"Argument {name} must be a positive number or None. Received:"
-    with tf.control_dependencies([tf.debugging.Assert(positive, [message, value])]):
-        return tf.where(positive, value, nan_unless(positive, dtype))
 
 
 def norm(value):
