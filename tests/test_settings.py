@@ -1,5 +1,8 @@
 """Settings as objects: which don't fit each other, which are equal, how they print."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -105,3 +108,36 @@ def test_a_gradient_of_the_users_own_needs_no_settings():
     assert Mine() == Mine() != gradients.Tape()
     assert Mine.from_config(Mine().get_config()) == Mine()
     assert repr(Mine()) == "Mine()"
+
+
+def some_of_each():
+    """A solver of each kind, with a setting that isn't the default."""
+    for name in solvers.names():
+        solver = solvers.get(name)
+        changes = {"max_step_size": 0.5} if solver.is_adaptive else {"num_steps": 7}
+        yield solver.copy(**changes)
+    yield solvers.EqualSteps("bosh3", 7)
+
+
+@pytest.mark.parametrize("solver", [*some_of_each()], ids=lambda solver: type(solver).__name__)
+def test_a_solver_is_its_settings(solver):
+    for twin in (pickle.loads(pickle.dumps(solver)), copy.deepcopy(solver), solver.copy()):
+        assert twin == solver and hash(twin) == hash(solver) and type(twin) is type(solver)
+    assert {name: getattr(solver, name) for name in solver.read_only}.items() <= (
+        solver.get_config().items()
+    )
+    default = type(solver)("bosh3") if type(solver) is solvers.EqualSteps else type(solver)()
+    assert solver != default
+    # A solve leaves nothing behind.
+    before = dict(vars(solver))
+    odeint(lambda t, y: -y, tf.ones([2]), [0.0, 1.0], solver=solver, gradient="tape")
+    assert {**vars(solver), "method": None} == {**before, "method": None}
+
+
+def test_a_copy_is_checked_like_a_new_one():
+    with pytest.raises(ValueError, match="Argument rtol must be positive"):
+        solvers.Tsit5().copy(rtol=-1)
+    with pytest.raises(TypeError, match="tolerance"):
+        solvers.Tsit5().copy(tolerance=1e-3)
+    with pytest.raises(AttributeError, match="rtol is fixed at construction"):
+        solvers.Tsit5().rtol = 1e-5

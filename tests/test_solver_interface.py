@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 from all_solvers import ADAPTIVE, FIXED
 from modes import MODES, in_mode, pairs
 
-from tf_neuralode import gradients, odeint, solvers
+from tf_neuralode import NeuralODE, gradients, odeint, solvers
 from tf_neuralode.stepping import status
 
 tfb, ode = tfp.bijectors, tfp.math.ode
@@ -144,6 +144,32 @@ def test_stock_bdf_solver_is_accepted_as_it_is(times):
     results = odeint(lambda t, y: -1000 * (y - tf.cos(t)), y0, times, solver=solver)
     assert results.diagnostics.status == 0
     np.testing.assert_allclose(results.states[-1], [np.cos(1.0)], atol=1e-3)
+    # Our fields: where it got to; how many steps it took it doesn't tell.
+    assert results.diagnostics.final_time == 1 and results.diagnostics.success
+    assert results.diagnostics.num_accepted_steps == -1
+
+
+@pytest.mark.parametrize("name", ["bosh3", "rk4"])
+def test_equal_steps_by_the_method_of_any_solver(name):
+    order = solvers.get(name).order
+
+    def error(num_steps):
+        solver = solvers.EqualSteps(name, num_steps)
+        results = odeint(decay, ONE, [0.0, 0.3, 1.0], solver=solver, gradient="tape")
+        assert results.diagnostics.num_accepted_steps == num_steps
+        return abs(float(results.states[-1]) - np.exp(-1))
+
+    assert np.log2(error(10) / error(20)) == pytest.approx(order, abs=0.2)
+
+
+def test_equal_steps_are_saved_with_a_layer_and_check_the_name():
+    layer = NeuralODE(keras.layers.Dense(2), solver=solvers.EqualSteps("bosh3", 5))
+    twin = NeuralODE.from_config(layer.get_config())
+    assert twin.solver == layer.solver and twin.solver.num_steps == 5
+    with pytest.raises(ValueError, match=r"Argument method_of .*'bosh2' \(did you mean 'bosh3'"):
+        solvers.EqualSteps("bosh2")
+    with pytest.raises(TypeError, match="Argument method_of must be"):
+        solvers.EqualSteps(solvers.Bosh3())
 
 
 def test_dense_output_of_a_stock_solver_raises_an_error():
