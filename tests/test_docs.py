@@ -15,7 +15,7 @@ import tf_neuralode
 from tf_neuralode import gradients, plotting, results, solvers
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs/extending").glob("*.md"))
 
 MODULES = {
     "tf_neuralode": tf_neuralode,
