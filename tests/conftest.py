@@ -26,6 +26,7 @@ MAX_BYTES = 4e9
 
 _left = pytest.StashKey[pathlib.Path]()
 _file = pytest.StashKey[pathlib.Path]()
+_num_slow = pytest.StashKey[int]()
 
 
 def pytest_configure(config):
@@ -128,3 +129,30 @@ def pytest_handlecrashitem(crashitem, report, sched):
 def pytest_report_teststatus(report):
     if report.outcome == "handed on":
         return "", "", ""
+
+
+# What wasn't run is said at the end. Workers collect, and tell the process that prints.
+
+
+def pytest_deselected(items):
+    if items:
+        num_slow = sum("slow" in item.keywords for item in items)
+        items[0].config.stash[_num_slow] = num_slow
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["num_slow"] = session.config.stash.get(_num_slow, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if num_slow := getattr(node, "workeroutput", {}).get("num_slow", 0):
+        node.config.stash[_num_slow] = num_slow
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if num_slow := config.stash.get(_num_slow, 0):
+        terminalreporter.write_line(
+            f"not run: {num_slow} slow tests; by hand: python -m pytest -m slow (CONTRIBUTING.md)"
+        )

@@ -18,9 +18,17 @@ def geometric_mean(ratios):
     return np.exp(np.mean(np.log(ratios)))
 
 
+# Of methods of order 3 and 4, which take thousands of steps at 1e-9.
+LOOSE_TOLERANCES = (1e-3, 1e-5, 1e-7)
+
+
+def tolerances_of(method):
+    return LOOSE_TOLERANCES if method.order < 5 else TOLERANCES
+
+
 def solve_all(method, num_times):
-    """Error and number of evaluations: each `(len(DETEST), len(TOLERANCES))`."""
-    errors, evaluations = np.zeros((2, len(DETEST), len(TOLERANCES)))
+    """Error and number of evaluations: each `(len(DETEST), 3)`, for `tolerances_of(method)`."""
+    errors, evaluations = np.zeros((2, len(DETEST), 3))
     for i, problem in enumerate(DETEST):
         times = np.linspace(*problem.t_span, num_times)
 
@@ -32,7 +40,7 @@ def solve_all(method, num_times):
             return results.states, results.diagnostics.num_ode_fn_evaluations
 
         exact = problem.reference(times[1:])
-        for j, tolerance in enumerate(TOLERANCES):
+        for j, tolerance in enumerate(tolerances_of(method)):
             states, evaluations[i, j] = solve(tf.constant(tolerance, tf.float64))
             errors[i, j] = np.abs(states - exact).max()
     return errors.tolist(), evaluations.tolist()
@@ -134,7 +142,7 @@ def test_sofroniou_spaletta4_has_less_error_than_bosh3_for_no_more_work(solved):
     other_errors, other_evaluations = solved(solvers.Bosh3, 2)
     assert geometric_mean(errors / other_errors) <= 1 / 2
     assert geometric_mean(evaluations / other_evaluations) <= 1
-    # An order more: at 1e-3 a few per cent dearer, at 1e-9 cheaper by far.
+    # An order more: at 1e-3 a few per cent dearer, at 1e-7 cheaper by far.
     assert geometric_mean(evaluations[:, 0] / other_evaluations[:, 0]) <= 1.1
 
 

@@ -119,11 +119,6 @@ def test_output_times_must_be_monotone(t):
         odeint(lambda t, y: -y, tf.constant([1.0]), t)
 
 
-def test_a_slope_of_another_shape_is_an_error():
-    with pytest.raises(ValueError, match=r"shape and dtype of the state.*\(2,\).*\(3,\)"):
-        odeint(lambda t, y: tf.ones([3]), tf.constant([1.0, 2.0]), [0.0, 1.0])
-
-
 def test_another_keras_backend_is_one_clear_error_at_import():
     # A stand-in that answers as Keras does under another backend, which need not be installed.
     code = (

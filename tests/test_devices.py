@@ -31,7 +31,7 @@ print(json.dumps([[train(strategy, options), train(one, options)] for options in
 """
 
 
-OPTIONS = [{}, {"jit_compile": True}, {"gradient": "tape", "jit_compile": True}]
+OPTIONS = [{}, {"gradient": "tape", "jit_compile": True}]
 
 
 def test_two_mirrored_devices_train_as_one(tmp_path):

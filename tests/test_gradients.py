@@ -1,8 +1,6 @@
 """Gradients against finite differences, exact gradients and each other."""
 
 import functools
-import math
-import re
 
 import numpy as np
 import pytest
@@ -284,26 +282,3 @@ def test_rejected_attempts_that_overflow_leave_no_trace_in_the_gradient(mode, ti
     assert np.isfinite(kept)
     replayed, _ = in_mode(functools.partial(function, checkpoint=True), mode)(rate)
     np.testing.assert_allclose(kept, replayed, rtol=1e-5)  # float32
-
-
-def test_xla_copies_nothing_larger_than_a_state_inside_its_loops():
-    """Neither the rows of the output times nor the room for the activations of all steps."""
-    state_shape = (7, 3)
-
-    @tf.function(jit_compile=True, autograph=False)
-    def step(y0):
-        with tf.GradientTape() as tape:
-            tape.watch(y0)
-            solver = solvers.Bosh3(1e-3, 1e-3, max_num_steps=64)
-            gradient = gradients.Tape(checkpoint=False)
-            times = np.linspace(0, 5, 13)
-            results = odeint(lambda t, y: tf.sin(y), y0, times, solver=solver, gradient=gradient)
-            loss = tf.reduce_sum(results.states**2)
-        return tape.gradient(loss, y0)
-
-    compiled = step.experimental_get_compiler_ir(tf.ones(state_shape))(stage="optimized_hlo")
-    loops, _ = compiled.split("\nENTRY ")
-    copied = re.findall(r"= \w+\[([\d,]*)\]\S* copy\(", loops)
-    sizes = [math.prod(map(int, shape.split(","))) for shape in copied if shape]
-    assert math.prod(state_shape) in sizes  # of the loop's own state, for one
-    assert max(sizes) == math.prod(state_shape)

@@ -127,9 +127,11 @@ def test_an_exported_model_is_served_and_differentiated_without_the_package(jit_
     # All gradients in one process, which takes seconds to start. Each gradient has adaptive steps
     # either here or there, and equal ones, which are compiled in half the time, in the other case.
     chosen = [{"solver": "bosh3", "rtol": 1e-5, "atol": 1e-5}, {"solver": solvers.RK4(10)}]
+    # Compiled programs are exported alike, whatever is in them: two of the gradients.
+    names = gradients.names()[:2] if jit_compile else gradients.names()
     models = {
         name: make_model(gradient=name, jit_compile=jit_compile, **chosen[(i + jit_compile) % 2])
-        for i, name in enumerate(gradients.names())
+        for i, name in enumerate(names)
     }
     for name, model in models.items():
         model.export(tmp_path / name, verbose=False)

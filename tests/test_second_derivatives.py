@@ -99,8 +99,11 @@ def test_elsewhere_every_mixed_second_derivative_is_an_error(gradient, mode):
             outer.watch(values)
             first = first_derivatives(list(values), variable, gradient, solvers.Euler(3))
         silent = []
-        for name, derivative in zip(NAMES, first, strict=True):
-            for other, source in names.items():
+        for i, (name, derivative) in enumerate(zip(NAMES, first, strict=True)):
+            # In a graph, where each takes a second, itself and the next.
+            others = [*names] if mode == "eager" else [name, NAMES[(i + 1) % len(NAMES)]]
+            for other in others:
+                source = names[other]
                 try:
                     outer.gradient(derivative, source)
                 except LookupError:

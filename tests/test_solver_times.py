@@ -148,12 +148,6 @@ def test_times_and_batch_may_be_known_at_run_time_only(mode):
             np.testing.assert_allclose(between, exact * np.ones([batch, 2]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("times", [[0.0, 1.0, 0.5], [0.0, np.nan], [np.nan], []])
-def test_times_that_are_not_monotone_raise_an_error(times):
-    with pytest.raises(ValueError, match=r"Argument t must .*Received: t="):
-        odeint(smooth, tf.ones([2]), times)
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_output_time_equal_to_the_initial_time_is_the_initial_state(name):
     y0 = tf.constant([1.0, 2.0], tf.float64)

@@ -6,11 +6,10 @@ import re
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from gradient_problem import ALL_GRADIENTS
 from subprocesses import run_python
 
-from tf_neuralode import NeuralODE, odeint, solvers
+from tf_neuralode import NeuralODE
 
 HERE = pathlib.Path(__file__).parent
 
@@ -65,31 +64,3 @@ def test_a_layer_in_xla_is_compiled_once_whatever_steps_it_takes(gradient):
     assert done.returncode == 0, done.stderr[-2000:]
     compiled = re.findall(r"Compiled (\w+) \d+ times", done.stderr)
     assert len(compiled) == 2, compiled  # forward and backward
-
-
-@pytest.mark.parametrize("gradient", ["tape", "gauss_adjoint", "interpolating_adjoint"])
-def test_what_solves_a_segment_again_is_traced_only_where_there_can_be_several(gradient):
-    def num_calls_of_f(max_num_steps):
-        calls = []
-
-        def f(t, y):
-            calls.append(t)
-            return -y
-
-        @tf.function(autograph=False)
-        def step(y0):
-            with tf.GradientTape() as tape:
-                tape.watch(y0)
-                solver = solvers.Bosh3(max_num_steps=max_num_steps)
-                results = odeint(f, y0, [0.0, 1.0], solver=solver, gradient=gradient)
-                loss = tf.reduce_sum(results.states)
-            return tape.gradient(loss, y0)
-
-        step.get_concrete_function(tf.TensorSpec([2]))
-        return len(calls)
-
-    # 32 steps are one segment whatever the memory; Bosh3 takes one again with three evaluations,
-    # and its dense solution with four. An adjoint has two places for it, at the start and in its
-    # loop.
-    again = 3 if gradient == "tape" else 2 * 4
-    assert num_calls_of_f(32) + again == num_calls_of_f(33)

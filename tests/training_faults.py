@@ -27,7 +27,7 @@ def make_model(**options):
             keras.layers.Lambda(lambda y: y**2 / 10, output_shape=lambda shape: shape),
         ]
     )
-    layer = NeuralODE(dynamics, name="flow", **options)
+    layer = NeuralODE(dynamics, solver="bosh3", name="flow", **options)
     return keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(1)])
 
 
