@@ -2,7 +2,14 @@
 
 from tf_neuralode.field.captures import Captures, as_constant, captures_of
 from tf_neuralode.field.clock import Clock, is_resolved
-from tf_neuralode.field.field import Attempt, Field, FlatFn, like, solve_dtype, zeros_for
+from tf_neuralode.field.field import (
+    Attempt,
+    Field,
+    FlatFn,
+    dense_gradients,
+    solve_dtype,
+    zeros_for,
+)
 from tf_neuralode.field.flat_state import FlatState
 from tf_neuralode.field.precision import EPSILON, FieldPrecision, warn_of_tolerance
 from tf_neuralode.field.refusal import refusing_gradients

@@ -48,7 +48,7 @@ class Clock:
 
     def time(self, elapsed: tf.Tensor) -> tf.Tensor:
         """The user's time in the dtype of the solve, as f gets it, never behind the last time."""
-        elapsed = self._signed(elapsed)
+        elapsed = self.signed(elapsed)
         if self._starts_at_zero:
             return elapsed
         # Not in the times' own precision: that would bring float64 into loops on a GPU.
@@ -59,7 +59,7 @@ class Clock:
     def user_time(self, elapsed: tf.Tensor) -> tf.Tensor:
         """The user's time in `user_dtype`."""
         dtype = self.user_dtype
-        signed = tf.cast(self._signed(elapsed), dtype)
+        signed = tf.cast(self.signed(elapsed), dtype)
         if self._starts_at_zero:
             return signed
         time = tf.cast(self._origin, dtype) + signed
@@ -74,11 +74,11 @@ class Clock:
 
         def field(elapsed: tf.Tensor, *arguments: Any) -> State:
             slope = f(self.time(elapsed), *arguments)
-            return tf.nest.map_structure(self._signed, slope)
+            return tf.nest.map_structure(self.signed, slope)
 
         return field
 
-    def _signed(self, x: tf.Tensor) -> tf.Tensor:
+    def signed(self, x: tf.Tensor) -> tf.Tensor:
         """`x` in the user's direction, of elapsed time; and back."""
         if tf.is_tensor(self._direction):
             return tf.cast(self._direction, x.dtype) * x
@@ -93,7 +93,7 @@ class Clock:
 
         Subtracted in the precision given, integers as integers, then cast.
         """
-        return self._signed(self._difference(time))
+        return self.signed(self._difference(time))
 
     def _difference(self, time: Any) -> tf.Tensor:
         if not tf.is_tensor(time):

@@ -83,13 +83,7 @@ class Field:
 
         def pullback(d_slope: State, of_state: bool = True, of_sources: bool = True):
             wanted = [*(y if of_state else []), *(self.sources if of_sources else [])]
-            gradients = tape.gradient(
-                slope,
-                wanted,
-                output_gradients=d_slope,
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            gradients = [like(g, x) for g, x in zip(gradients, wanted, strict=True)]
+            gradients = dense_gradients(tape, slope, wanted, d_slope)
             split = len(y) if of_state else 0
             return gradients[:split], [tf.cast(g, solve_dtype(g.dtype)) for g in gradients[split:]]
 
@@ -101,7 +95,20 @@ def zeros_for(sources: Sequence[tf.Tensor | tf.Variable]) -> State:
     return [tf.zeros_like(x, solve_dtype(x.dtype)) for x in sources]
 
 
-def like(gradient: Any, x: tf.Tensor | tf.Variable) -> tf.Tensor:
-    """A dense gradient (that of tf.gather is sparse) of the static shape of `x`, for loops."""
-    gradient = tf.convert_to_tensor(gradient)
-    return gradient if tf.executing_eagerly() else tf.ensure_shape(gradient, x.shape)
+def dense_gradients(
+    tape: tf.GradientTape, results: State, inputs: Sequence[Any], cotangents: State
+) -> Tensors:
+    """Of `inputs`, from the cotangents of `results`; zeros where there is no dependence.
+
+    Dense (that of tf.gather is sparse) and of the static shapes of `inputs`, for loops.
+    """
+    gradients = tape.gradient(
+        results,
+        inputs,
+        output_gradients=cotangents,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    if tf.executing_eagerly():
+        return gradients
+    return [tf.ensure_shape(g, x.shape) for g, x in zip(gradients, inputs, strict=True)]

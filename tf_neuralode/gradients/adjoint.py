@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_neuralode.field import like
+from tf_neuralode.field import dense_gradients
 from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
 from tf_neuralode.gradients.gradient import Gradient
 from tf_neuralode.gradients.problem import Problem, Solution
@@ -169,14 +169,8 @@ def _slope(
     @tf.custom_gradient
     def attached(*slope_and_values: Any) -> tuple:
         def grad(*d_slope: Any) -> list:
-            gradients = tape.gradient(
-                slope,
-                captured,
-                output_gradients=list(d_slope),
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            pairs = zip(gradients, values, strict=True)
-            return [*d_slope, *(tf.cast(like(g, x), x.dtype) for g, x in pairs)]
+            gradients = dense_gradients(tape, slope, captured, list(d_slope))
+            return [*d_slope, *each(lambda g, x: tf.cast(g, x.dtype), gradients, values)]
 
         return [tf.identity(k) for k in slope_and_values[: len(slope)]], grad
 

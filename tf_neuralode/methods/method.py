@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_neuralode.field import Field, like, solve_dtype
+from tf_neuralode.field import Field, dense_gradients, solve_dtype
 from tf_neuralode.methods.norm import Norm
 from tf_neuralode.tensors import State, Tensors, add, zeros_like
 
@@ -142,13 +142,7 @@ class Method:
             if d_dense is not None:
                 results += self.dense(field, t, t_next, y, step)
                 cotangents += d_dense
-        gradients = tape.gradient(
-            results,
-            inputs,
-            output_gradients=cotangents,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        gradients = [like(g, x) for g, x in zip(gradients, inputs, strict=True)]
+        gradients = dense_gradients(tape, results, inputs, cotangents)
         num, num_carried = len(y), len(y) + len(carry)
         num_evaluations = step.num_evaluations
         if d_dense is not None:

@@ -98,5 +98,5 @@ def attempted_steps(
     attempts = result.saved[0]
     return attempts._replace(
         times=clock.user_time(attempts.times),
-        step_sizes=np.sign(last - first) * attempts.step_sizes,
+        step_sizes=clock.signed(attempts.step_sizes),
     )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import keras
 
-from tf_neuralode.methods import Method
 from tf_neuralode.solvers.by_name import get, names
 from tf_neuralode.solvers.fixed_solver import FixedStepRungeKutta
-from tf_neuralode.solvers.solver import RungeKutta
 from tf_neuralode.solvers.spelling import did_you_mean
 
 
@@ -39,10 +36,5 @@ class EqualSteps(FixedStepRungeKutta):
                 f"Received: method_of={method_of!r}{close}"
             )
         self.method_of = method_of
-        solver: RungeKutta = get(method_of)
-        self.order = solver.order
-
-    @functools.cached_property
-    def method(self) -> Method:
-        """That of the solver."""
-        return get(self.method_of).method
+        solver = get(method_of)
+        self.order, self.method = solver.order, solver.method
