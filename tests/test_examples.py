@@ -111,7 +111,10 @@ def test_every_gradient_starts_from_the_same_weights(tmp_path, monkeypatch):
 
 
 # The stored adjoints are compared by mode on smaller fields, in test_gradients.py.
-@pytest.mark.parametrize("gradient", ["adjoint", "tape"])
+BY_HAND = [pytest.param(name, marks=pytest.mark.slow) for name in gradients.names()[2:]]
+
+
+@pytest.mark.parametrize("gradient", ["adjoint", "tape", *BY_HAND])
 def test_training_steps_are_the_same_eagerly_in_a_graph_and_under_xla(gradient):
     (images, labels), _ = digits.load_digits("subset")
 
