@@ -67,7 +67,6 @@ class _Place(NamedTuple):
     adjoint_state: State
     d_carry: State
     d_sources: Tensors
-    segment: Segment
     next_output: tf.Tensor
     num_evaluations: tf.Tensor
 
@@ -82,18 +81,39 @@ def _backward(
         adjoint_state=cotangents.at_end(),
         d_carry=problem.solver.method.zero_carry(stored.y0) if carried else [],
         d_sources=zeros_for(field.sources),
-        segment=stored.segment,
-        next_output=cotangents.num_times - 2,
+        next_output=tf.convert_to_tensor(cotangents.num_times - 2),
         num_evaluations=tf.constant(int(carried)),
     )
-    (end,) = while_loop(
-        lambda place: place.n >= 0,
-        lambda place: (_back_a_step(problem, field, stored, cotangents, place),),
-        (start,),
-        # The graph runtime would take the stages of the next ten steps beforehand, since they
-        # don't depend on the adjoint state, and hold their activations.
-        parallel_iterations=1,
-    )
+
+    def through_segment(index: tf.Tensor, segment: Segment, place: _Place) -> _Place:
+        """Its steps, last first."""
+        first = index * stored.segment_size
+        (place,) = while_loop(
+            lambda place: place.n >= first,
+            lambda place: (
+                _back_a_step(problem, field, stored, cotangents, first, segment, place),
+            ),
+            (place,),
+            # The graph runtime would take the stages of the next ten steps beforehand, since they
+            # don't depend on the adjoint state, and hold their activations.
+            parallel_iterations=1,
+        )
+        return place
+
+    def one_more(index: tf.Tensor, segment: Segment, place: _Place) -> tuple:
+        segment, replayed = stored.replay(True, index, segment, problem.solver.method, field)
+        place = place._replace(num_evaluations=place.num_evaluations + replayed)
+        return index - 1, segment, through_segment(index, segment, place)
+
+    if stored.starts:
+        _, _, end = while_loop(
+            lambda index, *_: index >= 0,
+            one_more,
+            (stored.last_index, stored.segment, start),
+            parallel_iterations=1,
+        )
+    else:
+        end = through_segment(tf.constant(0), stored.segment, start)
     adjoint_state, d_sources = end.adjoint_state, end.d_sources
     if carried:  # the transpose of `method.start`
         d_start, d_more = _vjp_in_a_loop(field, problem.times[0], stored.y0, end.d_carry)
@@ -106,15 +126,14 @@ def _back_a_step(
     field: Field,
     stored: StoredSolution,
     cotangents: OutputCotangents,
+    first: tf.Tensor,
+    segment: Segment,
     place: _Place,
 ) -> _Place:
+    """Through step `place.n` of the segment whose first step is `first`."""
     method, n, next_output = problem.solver.method, place.n, place.next_output
-    index, position = n // stored.segment_size, n % stored.segment_size
-    of_segment = tf.equal(position, stored.segment_size - 1)
-    enters = of_segment | tf.equal(n, stored.num_steps - 1)
-    segment, replayed = stored.replay(enters, index, place.segment, method, field)
     t, t_next = stored.time(n), stored.time(n + 1)
-    y, carry = stored.split(read(segment, position))
+    y, carry = stored.split(read(segment, n - first))
     d_dense = None
     if problem.has_interior_times:
         next_output, d_dense = cotangents.of_step(next_output, t, t_next, method)
@@ -129,9 +148,8 @@ def _back_a_step(
         adjoint_state=keep(moved, taken.y, place.adjoint_state),
         d_carry=keep(moved, taken.carry or [], place.d_carry),
         d_sources=taken.sources,
-        segment=segment,
         next_output=next_output,
-        num_evaluations=place.num_evaluations + replayed + taken.num_evaluations,
+        num_evaluations=place.num_evaluations + taken.num_evaluations,
     )
 
 
