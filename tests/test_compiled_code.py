@@ -56,6 +56,22 @@ def test_xla_copies_nothing_larger_than_a_state_inside_its_loops():
     assert max(sizes) == math.prod(state_shape), "each step would be as slow as a whole solve"
 
 
+def test_xla_knows_how_many_equal_steps_there_are_in_both_directions():
+    @tf.function(jit_compile=True, autograph=False)
+    def step(y0):
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            solver = solvers.RK4(num_steps=7)
+            results = odeint(lambda t, y: tf.sin(y), y0, [0.0, 1.0], solver=solver, gradient="tape")
+            loss = tf.reduce_sum(results.states[-1])
+        return tape.gradient(loss, y0)
+
+    compiled = step.experimental_get_compiler_ir(tf.ones([7, 3]))(stage="optimized_hlo")
+    loops = [line for line in compiled.splitlines() if " while(" in line]
+    known = [re.search(r'known_trip_count[^0-9]*(\d+)', loop) for loop in loops]
+    assert [found and found[1] for found in known] == ["7", "7"], "a GPU would wait at each step"
+
+
 @pytest.mark.parametrize("gradient", ["tape", "gauss_adjoint", "interpolating_adjoint"])
 def test_what_solves_a_segment_again_is_traced_only_where_there_can_be_several(gradient):
     def num_calls_of_f(max_num_steps):

@@ -21,11 +21,13 @@ class Steps:
       max_num_steps: The most attempts that there can be; `None` if that isn't known.
       norm: The `Norm` of errors, or `None` if none is estimated.
       rejects: Whether an attempt may be rejected.
+      num_steps: How many steps there are, if that is known beforehand, else `None`.
     """
 
     max_num_steps: int | None
     norm: Any = None
     rejects: bool = True
+    num_steps: tf.Tensor | None = None
 
     def first(self, field: Field, start: Point) -> tuple[tf.Tensor, Any, tf.Tensor, Any]:
         """What the loop begins with at `start`, which has its carry, if there is to be one.

@@ -33,7 +33,7 @@ class EqualSteps(Steps):
             self.max_num_steps = None
         self._t0, self._t1 = t0, t1
         self._h = (t1 - t0) / tf.cast(num, t0.dtype)
-        self._num = tf.where(tf.equal(t0, t1), 0, num)
+        self.num_steps = tf.where(tf.equal(t0, t1), 0, num)
 
     def first(self, field, start):
         del field
@@ -41,14 +41,14 @@ class EqualSteps(Steps):
 
     def are_left(self, t, num_accepted):
         del t
-        return num_accepted < self._num
+        return num_accepted < self.num_steps
 
     def propose(self, t, h, num_accepted):
         del t
         # t0 + n h and not a running sum, which would gather rounding errors.
         n = num_accepted + 1
         t_next = self._t0 + tf.cast(n, h.dtype) * self._h
-        return tf.where(tf.equal(n, self._num), self._t1, t_next), h, None
+        return tf.where(tf.equal(n, self.num_steps), self._t1, t_next), h, None
 
     def judge(self, memory, t, wanted, proposal, step):
         del proposal

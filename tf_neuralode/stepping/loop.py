@@ -91,6 +91,7 @@ class _Loop:
         self._method, self._steps, self._field = method, steps, field
         self._recorders = recorders
         self._own_clocks = start.t.shape.rank > 0
+        self._accepts_all = False  # until an attempt tells
         self._wants_dense = any(recorder.needs_dense for recorder in recorders)
         # Without need the last evaluation of a solve would be made for nothing.
         self._carries = method.needs_carry or steps.rejects or self._wants_dense
@@ -133,6 +134,7 @@ class _Loop:
         if step.error is not None:
             step = step._replace(error=tf.stop_gradient(step.error))
         accepted, *after = self._steps.judge(p.memory, p.t, p.h, proposal, step)
+        self._accepts_all = accepted is None
         h, memory, status = self._where(active, after, [p.h, p.memory, p.status])
         one = tf.ones_like(p.num_accepted)
         if active is not None:
@@ -203,6 +205,9 @@ class _Loop:
         status = tf.where(overflow, status_codes.NOT_FINITE, status)
         success = tf.equal(status, status_codes.SUCCESS)
         y = each(lambda x: or_nan(along(success, x), x), end.y)
+        if self._accepts_all and self._steps.num_steps is not None and not self._own_clocks:
+            # Not counted: where XLA knows the number, loops over the steps need ask nobody.
+            end = end._replace(num_accepted=self._steps.num_steps)
         num_slots = end.num_slots if self._own_clocks else end.num_accepted
         diagnostics = Diagnostics(
             num_ode_fn_evaluations=end.num_evaluations,
