@@ -1,72 +1,16 @@
 """Starts the workers and lets them compute one at a time, in turns."""
 
 import contextlib
-import json
 import os
 import pathlib
-import select
 import statistics
-import subprocess
 import time
 
+from protocol import WorkerFailed, WorkerHandle
+
 HERE = pathlib.Path(__file__).resolve().parent
-SECONDS_TO_ANSWER = 300
 SECONDS_OF_TURN = 0.1
 MAX_STEPS_OF_TURN = 250
-
-
-class WorkerFailed(Exception):
-    """A worker raised, died or took too long; the message says which."""
-
-
-class WorkerHandle:
-    """The driver's end of a worker process."""
-
-    def __init__(self, python, config, num_threads, log):
-        self._process = subprocess.Popen(
-            [python, HERE / "worker.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=_environment(num_threads),
-        )
-        try:
-            self._send(config)
-            self._receive()
-        except WorkerFailed:
-            self.close()
-            raise
-
-    def ask(self, command, **arguments):
-        self._send({"command": command, **arguments})
-        return self._receive()
-
-    def close(self):
-        self._process.kill()
-        self._process.wait()
-        with contextlib.suppress(BrokenPipeError):  # what a dead process has not read
-            self._process.stdin.close()
-        self._process.stdout.close()
-
-    def _send(self, message):
-        try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise WorkerFailed(f"the process ended with code {self._process.wait()}") from None
-
-    def _receive(self):
-        ready, _, _ = select.select([self._process.stdout], [], [], SECONDS_TO_ANSWER)
-        if not ready:
-            self._process.kill()  # it must not compute while others do
-            raise WorkerFailed(f"no answer in {SECONDS_TO_ANSWER} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise WorkerFailed(f"the process ended with code {self._process.wait()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerFailed(answer["error"])
-        return answer["result"]
 
 
 def _environment(num_threads):
@@ -106,7 +50,8 @@ class Entry:
             "options": self.setting.options,
         }
         with self._catch():
-            self._worker = WorkerHandle(python, config, num_threads, log)
+            command = [python, HERE / "worker.py"]
+            self._worker = WorkerHandle(command, config, _environment(num_threads), log)
             self.figures["first_call_s"] = self._worker.ask("first_call")
             ms = min(self._worker.ask("run", num_steps=1) for _ in range(3))
             self._num_steps = max(1, min(MAX_STEPS_OF_TURN, int(1000 * SECONDS_OF_TURN / ms)))

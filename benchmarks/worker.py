@@ -1,20 +1,15 @@
-"""A process that runs one setting of one competitor, on command.
-
-It reads one JSON object a line from its standard input and answers each with one. The first is the
-configuration, the others are {"command": name, ...}, see `Worker`.
-"""
+"""A process that runs one setting of one competitor, on command, see `protocol`."""
 
 import gc
 import importlib
-import json
 import math
 import os
-import sys
 import time
 
 import numpy as np
 import psutil
 
+import protocol
 import reference
 import workloads
 
@@ -91,25 +86,6 @@ def _pin():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])
 
 
-def main():
-    _pin()
-    # Libraries print; the answers must not be mixed with that.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    worker = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if worker is None:
-                worker, result = Worker(**request), None
-            else:
-                result = getattr(worker, request.pop("command"))(**request)
-            answer = {"result": result}
-        except Exception as error:  # reported, and shown in the table
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    _pin()
+    protocol.serve(Worker)

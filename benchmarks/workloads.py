@@ -52,17 +52,17 @@ def _mnist(batch=128, **options):
     return _dense("mnist", batch, (20, 10, 10, 20), **options)
 
 
-def _mlp(batch=512):
-    return _dense("mlp", batch, (64, 128, 128, 64))
+def _mlp(batch=512, width=64, **options):
+    return _dense("mlp", batch, (width, 2 * width, 2 * width, width), **options)
 
 
 def _conv(batch=32):
     return _make("conv", (batch, 7, 7, 64), [(3, 3, 64, 64)] * 2)
 
 
-def _long(batch=128):
-    options = {"end": 50.0, "num_outputs": 100, "max_num_steps": 256}
-    return _dense("long", batch, (20, 10, 10, 20), **options)
+def _long(batch=128, end=50.0, num_outputs=100):
+    widths = (20, 10, 10, 20)
+    return _dense("long", batch, widths, end, num_outputs, max_num_steps=256)
 
 
 def _wide(batch=64):

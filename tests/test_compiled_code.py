@@ -68,7 +68,7 @@ def test_xla_knows_how_many_equal_steps_there_are_in_both_directions():
 
     compiled = step.experimental_get_compiler_ir(tf.ones([7, 3]))(stage="optimized_hlo")
     loops = [line for line in compiled.splitlines() if " while(" in line]
-    known = [re.search(r'known_trip_count[^0-9]*(\d+)', loop) for loop in loops]
+    known = [re.search(r"known_trip_count[^0-9]*(\d+)", loop) for loop in loops]
     assert [found and found[1] for found in known] == ["7", "7"], "a GPU would wait at each step"
 
 

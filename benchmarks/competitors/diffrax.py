@@ -12,61 +12,73 @@ def build(workload, gradient, solver, max_num_steps=None):
     return Diffrax(workload, gradient, solver, max_num_steps or workload.max_num_steps)
 
 
-class Diffrax:
-    """Failures are not looked for (`throw=False`), which saves a check."""
+def field(t, y, weights):
+    """tanh of products, or of convolutions where the kernels are such."""
+    for w in weights:
+        if w.ndim == 4:
+            layout = ("NHWC", "HWIO", "NHWC")
+            y = jax.lax.conv_general_dilated(y, w, (1, 1), "SAME", dimension_numbers=layout)
+        else:
+            y = y @ w
+        y = jnp.tanh(y)
+    return y
 
+
+def solve(f, y0, args, times, *, rtol, atol, solver, gradient, max_num_steps):
+    """diffrax's solution at `times` but the first.
+
+    Failures are not looked for (`throw=False`), which saves a check.
+    """
+    solver = SOLVERS[solver]()
+    controller = lambda **options: diffrax.PIDController(rtol=rtol, atol=atol, **options)
+    adjoint = {
+        "checkpoints": lambda: diffrax.RecursiveCheckpointAdjoint(),
+        # As many checkpoints as steps: nothing is computed a third time.
+        "all_checkpoints": lambda: diffrax.RecursiveCheckpointAdjoint(checkpoints=max_num_steps),
+        "direct": lambda: diffrax.DirectAdjoint(),
+        "backsolve": lambda: diffrax.BacksolveAdjoint(
+            solver=solver, stepsize_controller=controller(norm=diffrax.adjoint_rms_seminorm)
+        ),
+    }[gradient]()
+    end_only = len(times) == 2
+    saveat = diffrax.SaveAt(t1=True) if end_only else diffrax.SaveAt(ts=jnp.asarray(times[1:]))
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(f),
+        solver,
+        times[0],
+        times[-1],
+        dt0=None,
+        y0=y0,
+        args=args,
+        saveat=saveat,
+        stepsize_controller=controller(),
+        adjoint=adjoint,
+        max_steps=max_num_steps,
+        throw=False,
+    )
+
+
+class Diffrax:
     def __init__(self, workload, gradient, solver, max_num_steps):
         self.workload = workload
         self._max_num_steps = max_num_steps
-        self._gradient, self._solver = gradient, SOLVERS[solver]()
+        self._gradient, self._solver = gradient, solver
         self.y0 = jnp.asarray(workload.y0)
         self.weights = [jnp.asarray(w) for w in workload.weights]
-        self._step = jax.jit(jax.grad(self._loss(self._field), argnums=(0, 1)))
-
-    def _field(self, t, y, weights):
-        for w in weights:
-            if self.workload.is_convolution:
-                layout = ("NHWC", "HWIO", "NHWC")
-                y = jax.lax.conv_general_dilated(y, w, (1, 1), "SAME", dimension_numbers=layout)
-            else:
-                y = y @ w
-            y = jnp.tanh(y)
-        return y
-
-    def _adjoint(self, controller):
-        return {
-            "checkpoints": diffrax.RecursiveCheckpointAdjoint(),
-            # As many checkpoints as steps: nothing is computed a third time.
-            "all_checkpoints": diffrax.RecursiveCheckpointAdjoint(checkpoints=self._max_num_steps),
-            "direct": diffrax.DirectAdjoint(),
-            "backsolve": diffrax.BacksolveAdjoint(
-                solver=self._solver,
-                stepsize_controller=controller(norm=diffrax.adjoint_rms_seminorm),
-            ),
-        }[self._gradient]
+        self._step = jax.jit(jax.grad(self._loss(field), argnums=(0, 1)))
 
     def _loss(self, field):
-        times = self.workload.times
-        controller = lambda **options: diffrax.PIDController(
-            rtol=self.workload.rtol, atol=self.workload.atol, **options
-        )
-        end_only = len(times) == 2
-        saveat = diffrax.SaveAt(t1=True) if end_only else diffrax.SaveAt(ts=jnp.asarray(times[1:]))
-
         def loss(y0, weights):
-            solution = diffrax.diffeqsolve(
-                diffrax.ODETerm(field),
-                self._solver,
-                times[0],
-                times[-1],
-                dt0=None,
-                y0=y0,
-                args=weights,
-                saveat=saveat,
-                stepsize_controller=controller(),
-                adjoint=self._adjoint(controller),
-                max_steps=self._max_num_steps,
-                throw=False,
+            solution = solve(
+                field,
+                y0,
+                weights,
+                self.workload.times,
+                rtol=self.workload.rtol,
+                atol=self.workload.atol,
+                solver=self._solver,
+                gradient=self._gradient,
+                max_num_steps=self._max_num_steps,
             )
             return jnp.sum(solution.ys**2)
 
@@ -84,7 +96,7 @@ class Diffrax:
 
         def counted(t, y, weights):
             jax.debug.callback(lambda _: calls.append(1), t)
-            return self._field(t, y, weights)
+            return field(t, y, weights)
 
         loss = self._loss(counted)
 

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import torch
 
-torch.set_num_threads(int(os.environ["BENCHMARK_NUM_THREADS"]))
+if "BENCHMARK_NUM_THREADS" in os.environ:
+    torch.set_num_threads(int(os.environ["BENCHMARK_NUM_THREADS"]))
 
 
 class Field(torch.nn.Module):
