@@ -12,17 +12,19 @@ if "BENCHMARK_NUM_THREADS" in os.environ:
 class Field(torch.nn.Module):
     """f(t, y) as a module; PyTorch holds images and kernels with the channels first."""
 
-    def __init__(self, workload):
+    def __init__(self, weights, biases=()):
         super().__init__()
         layers = []
-        for w in workload.weights:
-            if workload.is_convolution:
+        for i, w in enumerate(weights):
+            if w.ndim == 4:
                 layer = torch.nn.Conv2d(w.shape[2], w.shape[3], 3, padding=1, bias=False)
                 value = w.transpose(3, 2, 0, 1)
             else:
-                layer = torch.nn.Linear(*w.shape, bias=False)
+                layer = torch.nn.Linear(*w.shape, bias=len(biases) > 0)
                 value = w.T
             layer.weight = torch.nn.Parameter(torch.tensor(np.ascontiguousarray(value)))
+            if len(biases) > 0:
+                layer.bias = torch.nn.Parameter(torch.tensor(biases[i]))
             layers += [layer, torch.nn.Tanh()]
         self.layers = torch.nn.Sequential(*layers)
 
@@ -30,9 +32,17 @@ class Field(torch.nn.Module):
         return self.layers(y)
 
 
-def initial_state(workload):
-    y0 = workload.y0.transpose(0, 3, 1, 2) if workload.is_convolution else workload.y0
-    return torch.tensor(np.ascontiguousarray(y0), requires_grad=True)
+def initial_state(y0, device=None):
+    y0 = y0.transpose(0, 3, 1, 2) if y0.ndim == 4 else y0
+    return torch.tensor(np.ascontiguousarray(y0), device=device, requires_grad=True)
+
+
+def as_given(gradients):
+    """Gradients of the state and of the weights, in the layout that those came in."""
+    y0, *weights = gradients
+    if y0.ndim == 4:
+        return [y0.permute(0, 2, 3, 1), *[w.permute(2, 3, 1, 0) for w in weights]]
+    return [y0, *[w.T for w in weights]]
 
 
 class Competitor:
@@ -40,8 +50,8 @@ class Competitor:
 
     def __init__(self, workload):
         self.workload = workload
-        self.field = Field(workload)
-        self.y0 = initial_state(workload)
+        self.field = Field(workload.weights)
+        self.y0 = initial_state(workload.y0)
         self.times = torch.tensor(workload.times.astype("float32"))
 
     def solve(self):
@@ -52,7 +62,4 @@ class Competitor:
         return torch.autograd.grad(loss, [self.y0, *self.field.parameters()])
 
     def to_numpy(self, gradients):
-        y0, *weights = [g.numpy() for g in gradients]
-        if self.workload.is_convolution:
-            return [y0.transpose(0, 2, 3, 1), *[w.transpose(2, 3, 1, 0) for w in weights]]
-        return [y0, *[w.T for w in weights]]
+        return [g.numpy() for g in as_given(gradients)]

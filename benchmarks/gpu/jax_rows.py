@@ -34,7 +34,7 @@ class Program:
 class Diffrax:
     """diffrax on the same problem."""
 
-    def __init__(self, problem, row, *_):
+    def __init__(self, problem, row):
         # Where it isn't installed its rows fail, one by one, and nothing else does.
         from competitors import diffrax
 

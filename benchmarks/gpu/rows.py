@@ -1,4 +1,4 @@
-"""Which settings of which library are measured on a problem. Standard library alone."""
+"""Which settings of which library are measured on a problem."""
 
 import dataclasses
 

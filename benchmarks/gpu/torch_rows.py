@@ -4,32 +4,20 @@ import numpy as np
 import torch
 import torchdiffeq
 
+from competitors.torch_field import Field, as_given, initial_state
 from gpu import problems
 
 
-class Field(torch.nn.Module):
-    """tanh of products, or of convolutions; PyTorch holds images and kernels channels first."""
+class LowPrecision(torch.nn.Module):
+    """A field whose products are of 16 bits."""
 
-    def __init__(self, weights, biases=(), low=False):
+    def __init__(self, field):
         super().__init__()
-        layers = []
-        for i, w in enumerate(weights):
-            if w.ndim == 4:
-                layer = torch.nn.Conv2d(w.shape[2], w.shape[3], 3, padding=1, bias=False)
-                value = w.transpose(3, 2, 0, 1)
-            else:
-                layer = torch.nn.Linear(*w.shape, bias=bool(biases))
-                value = w.T
-            layer.weight = torch.nn.Parameter(torch.tensor(np.ascontiguousarray(value)))
-            if biases:
-                layer.bias = torch.nn.Parameter(torch.tensor(biases[i]))
-            layers += [layer, torch.nn.Tanh()]
-        self.layers = torch.nn.Sequential(*layers)
-        self._low = low
+        self.field = field
 
     def forward(self, t, y):
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=self._low):
-            return self.layers(y).to(y.dtype)
+        with torch.autocast(y.device.type, torch.bfloat16):
+            return self.field(t, y).to(y.dtype)
 
 
 class Lorenz(torch.nn.Module):
@@ -77,21 +65,18 @@ class Torchdiffeq:
 
     def _tanh(self, inputs):
         y0, *weights = inputs
-        convolution = y0.ndim == 4
-        field = Field(weights, low=self._row.precision == "bfloat16").to(self._device)
-        y0 = self._tensor(y0.transpose(0, 3, 1, 2) if convolution else y0)
+        field = Field(weights).to(self._device)
+        y0 = initial_state(y0, self._device)
         if self._row.variant == "channels last":
             field = field.to(memory_format=torch.channels_last)
-            y0 = y0.to(memory_format=torch.channels_last)
-        y0.requires_grad_()
+            y0 = y0.detach().to(memory_format=torch.channels_last).requires_grad_()
+        if self._row.precision == "bfloat16":
+            field = LowPrecision(field)
         parameters = [y0, *field.parameters()]
 
         def step(tolerance):
             loss = (self._solve(field, y0, tolerance)[1:] ** 2).sum()
-            d_y0, *d_weights = torch.autograd.grad(loss, parameters)
-            if convolution:
-                return [d_y0.permute(0, 2, 3, 1), *[w.permute(2, 3, 1, 0) for w in d_weights]]
-            return [d_y0, *[w.T for w in d_weights]]
+            return as_given(torch.autograd.grad(loss, parameters))
 
         return step
 
@@ -131,6 +116,15 @@ class Torchdiffeq:
 def wait(_=None):
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def kernels(call):
+    """Names and microseconds of what a step ran on the GPU."""
+    with torch.profiler.profile() as profiler:
+        call()
+        wait()
+    cuda = torch.autograd.DeviceType.CUDA
+    return [(e.name, e.time_range.elapsed_us()) for e in profiler.events() if e.device_type == cuda]
 
 
 def about():

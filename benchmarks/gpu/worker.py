@@ -45,22 +45,26 @@ class Worker:
     def check(self, name):
         """For each tolerance: error, difference from TensorFlow's numbers, steps."""
         row, result = self._rows[name], {}
+        expected = self._expected(row)
         for i, tolerance in enumerate(rows.tolerances(self._problem, row)):
             call = self._framework.call(row, tolerance)
             outputs, done, steps = self._framework.compared(row, call())
             found = {"done": bool(done), "steps": steps}
             if done:
                 found["error"] = problems.error(outputs, self._reference)
-            if done and row.library == rows.TRAVELS:
-                found |= self._against_tensorflow(row, i, outputs)
+            if done and expected is not None:
+                found |= expected(i, outputs)
             self._calls[name, tolerance] = call
             result[repr(tolerance)] = found
         return result
 
-    def _against_tensorflow(self, row, i, outputs):
+    def _expected(self, row):
+        """What compares outputs at the tolerance of an index with TensorFlow's."""
+        if row.library != rows.TRAVELS:
+            return None
         entry = self._manifest["programs"][f"{self._problem.name}/{row.program_name}"]
-        expected, num = problems.load(self._folder / entry["expected"]), len(outputs)
-        return {
+        expected, num = problems.load(self._folder / entry["expected"]), len(self._reference)
+        return lambda i, outputs: {
             "against_tensorflow": problems.error(outputs, expected[i * num : (i + 1) * num]),
             "tensorflow_error": entry["errors"][i],
             "tensorflow_steps": entry["steps"][i] if entry["steps"] else None,
@@ -152,14 +156,7 @@ class Jax:
             if e.get("name") == "process_name" and "GPU" in e["args"].get("name", "")
         }  # fmt: skip
         kernels = [e for e in events if e["ph"] == "X" and e["pid"] in gpus]
-        longest = collections.Counter()
-        for event in kernels:
-            longest[event["name"][:60]] += event["dur"]
-        return {
-            "kernels": len(kernels),
-            "busy_ms": sum(longest.values()) / 1e3,
-            "longest": [(name, us / 1e3) for name, us in longest.most_common(8)],
-        }
+        return _summary((e["name"], e["dur"]) for e in kernels)
 
 
 class Torch:
@@ -190,7 +187,20 @@ class Torch:
         return [x.detach().cpu().numpy() for x in outputs], True, None
 
     def profile(self, call):
-        raise NotImplementedError("not of torch")
+        return _summary(self._torch_rows.kernels(call))
+
+
+def _summary(kernels):
+    """Of names and microseconds of a step's kernels."""
+    num, longest = 0, collections.Counter()
+    for name, us in kernels:
+        num += 1
+        longest[name[:60]] += us
+    return {
+        "kernels": num,
+        "busy_ms": sum(longest.values()) / 1e3,
+        "longest": [(name, us / 1e3) for name, us in longest.most_common(8)],
+    }
 
 
 if __name__ == "__main__":
