@@ -3,12 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode import gradients, odeint, solvers
+from tf_neuralode import odeint, solvers
 
 TWO_TIMES = (0.0, 2.0)
 FOUR_TIMES = (0.0, 0.3, 1.0, 2.0)
 BACKWARDS = (2.0, 1.5, 0.0)
-ALL_GRADIENTS = gradients.names()
 
 
 def make_inputs():

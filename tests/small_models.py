@@ -4,9 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tf_neuralode import NeuralODE, gradients
-
-ALL_GRADIENTS = gradients.names()
+from tf_neuralode import NeuralODE
 
 
 def dense_field(width=3, **options):

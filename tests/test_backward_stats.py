@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from small_models import ALL_GRADIENTS, dense_field, make_data, small_model
+from all_gradients import ALL_GRADIENTS
+from small_models import dense_field, make_data, small_model
 
 from tf_neuralode import NeuralODE, gradients, odeint, solvers
 

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from gradient_problem import ALL_GRADIENTS
+from all_gradients import ALL_GRADIENTS
 
 from tf_neuralode import gradients, odeint, solvers
 

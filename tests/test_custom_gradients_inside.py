@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 from keras import layers
-from small_models import ALL_GRADIENTS
 
 from tf_neuralode import NeuralODE, odeint
 

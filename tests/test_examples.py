@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from all_gradients import ALL_GRADIENTS
 from pictures import assert_shows_curves
 from subprocesses import ROOT, run_python
 
 import digits
 import mnist
-from tf_neuralode import gradients
 
 EXAMPLES = ROOT / "examples"
 
@@ -63,7 +63,7 @@ def test_warm_up_leaves_weights_and_optimizer_as_they_were():
 @pytest.mark.parametrize(
     # All of them take minutes.
     "names",
-    [("tape",), pytest.param(gradients.names(), marks=pytest.mark.slow)],
+    [("tape",), pytest.param(ALL_GRADIENTS, marks=pytest.mark.slow)],
     ids=len,
 )
 def test_nine_epochs_reach_the_reference_with_every_gradient(names, tmp_path):
@@ -103,7 +103,7 @@ def test_every_gradient_starts_from_the_same_weights(tmp_path, monkeypatch):
         return []
 
     monkeypatch.setattr(mnist, "train_model", only_look)
-    for gradient in gradients.names():
+    for gradient in ALL_GRADIENTS:
         mnist.run(gradient, mnist.parse_arguments(["--gradient", gradient]))
     for weights in starts[1:]:
         for weight, first in zip(weights, starts[0], strict=True):
@@ -111,7 +111,7 @@ def test_every_gradient_starts_from_the_same_weights(tmp_path, monkeypatch):
 
 
 # The stored adjoints are compared by mode on smaller fields, in test_gradients.py.
-BY_HAND = [pytest.param(name, marks=pytest.mark.slow) for name in gradients.names()[2:]]
+BY_HAND = [pytest.param(name, marks=pytest.mark.slow) for name in ALL_GRADIENTS[2:]]
 
 
 @pytest.mark.parametrize("gradient", ["adjoint", "tape", *BY_HAND])

@@ -3,11 +3,12 @@
 import keras
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 
-from tf_neuralode import NeuralODE, gradients
+from tf_neuralode import NeuralODE
 
 
-@pytest.mark.parametrize("gradient", gradients.names())
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
 def test_loss_and_gradients_of_a_training_step_lower_for_a_gpu(gradient):
     dynamics = keras.Sequential([keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(4)])
     model = keras.Sequential([keras.Input((4,)), NeuralODE(dynamics, gradient=gradient)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from gradient_problem import ALL_GRADIENTS
+from all_gradients import ALL_GRADIENTS
 from modes import MODES, in_mode, pairs
 
 from tf_neuralode import gradients, odeint, solvers

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 from gradient_problem import (
-    ALL_GRADIENTS,
     BACKWARDS,
     FOUR_TIMES,
     TWO_TIMES,

@@ -6,9 +6,10 @@ import pytest
 import scipy.integrate
 import tensorflow as tf
 import tensorflow_probability as tfp
+from all_gradients import ALL_GRADIENTS
 from keras import layers
 from modes import MODES, in_mode
-from small_models import ALL_GRADIENTS, dense_field, make_data, small_model
+from small_models import dense_field, make_data, small_model
 
 from tf_neuralode import NeuralODE, gradients, solvers
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 from all_solvers import ADAPTIVE_NAMES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,6 @@ from random_problems import (
     weights,
 )
 from scipy.linalg import expm
-from small_models import ALL_GRADIENTS
 
 from tf_neuralode import odeint, solvers
 

@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 from gradient_problem import finite_differences
 from keras import layers
 from modes import MODES, in_mode
-from small_models import ALL_GRADIENTS, dense_field, make_data, small_model
+from small_models import dense_field, make_data, small_model
 
 from tf_neuralode import NeuralODE, regularizers, solvers
 

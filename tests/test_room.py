@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from gradient_problem import ALL_GRADIENTS
+from all_gradients import ALL_GRADIENTS
 from modes import in_mode
 from subprocesses import run_python
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from all_gradients import ALL_GRADIENTS
 from subprocesses import run_python
 
 from tf_neuralode import NeuralODE, gradients, solvers
@@ -119,10 +120,10 @@ for folder in sys.argv[2:]:
 @pytest.mark.parametrize(
     ("jit_compile", "names"),
     [
-        pytest.param(False, gradients.names(), id="graph", marks=pytest.mark.core),
+        pytest.param(False, ALL_GRADIENTS, id="graph", marks=pytest.mark.core),
         # Compiled programs are exported alike, whatever is in them; all of them by hand.
-        pytest.param(True, gradients.names()[:2], id="layer in XLA"),
-        pytest.param(True, gradients.names()[2:], id="stored adjoints", marks=pytest.mark.slow),
+        pytest.param(True, ALL_GRADIENTS[:2], id="layer in XLA"),
+        pytest.param(True, ALL_GRADIENTS[2:], id="stored adjoints", marks=pytest.mark.slow),
     ],
 )
 def test_an_exported_model_is_served_and_differentiated_without_the_package(
@@ -133,7 +134,7 @@ def test_an_exported_model_is_served_and_differentiated_without_the_package(
     chosen = [{"solver": "bosh3", "rtol": 1e-5, "atol": 1e-5}, {"solver": solvers.RK4(10)}]
     models = {
         name: make_model(gradient=name, jit_compile=jit_compile, **chosen[(i + jit_compile) % 2])
-        for i, name in enumerate(gradients.names())
+        for i, name in enumerate(ALL_GRADIENTS)
         if name in names
     }
     for name, model in models.items():
@@ -220,7 +221,7 @@ class Trained(tf.Module):
 
 @pytest.mark.parametrize("solver", ["bosh3", "midpoint"])
 def test_a_saved_train_function_trains_on_in_another_process(solver, tmp_path):
-    modules = {name: Trained(solver=solver, gradient=name) for name in gradients.names()}
+    modules = {name: Trained(solver=solver, gradient=name) for name in ALL_GRADIENTS}
     for name, module in modules.items():
         tf.saved_model.save(module, tmp_path / name)
     # One process, which takes seconds to start.

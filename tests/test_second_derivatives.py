@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from gradient_problem import ALL_GRADIENTS
+from all_gradients import ALL_GRADIENTS
 from modes import MODES, in_mode
 
 from tf_neuralode import NeuralODE, gradients, odeint, solvers

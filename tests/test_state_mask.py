@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 from keras import layers, ops
 from modes import MODES, in_mode
 
@@ -100,7 +101,7 @@ def test_padding_rests():
     np.testing.assert_array_equal(model_of("pooling")(x)[2, 2:], x[2, 2:])
 
 
-GRADIENTS = [*gradients.names(), gradients.Tape(checkpoint=False)]
+GRADIENTS = [*ALL_GRADIENTS, gradients.Tape(checkpoint=False)]
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)

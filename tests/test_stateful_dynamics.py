@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 from modes import MODES, in_mode
 
 from digits import load_digits
-from tf_neuralode import NeuralODE, gradients, solvers
+from tf_neuralode import NeuralODE, solvers
 
 
 def inputs():
@@ -43,7 +44,7 @@ def test_a_call_draws_one_dropout_mask_and_the_next_another(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("gradient", gradients.names())
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
 def test_the_backward_pass_sees_the_same_dropout_mask(gradient, mode):
     solver = solvers.RK4(num_steps=20)  # its error is 2e-6 here
     layer = NeuralODE(keras.layers.Dropout(0.5, seed=1), solver=solver, gradient=gradient)
@@ -77,7 +78,7 @@ def moving_statistics(mode="graph", training=True, gradient="adjoint", **toleran
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("gradient", gradients.names())
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
 def test_moving_statistics_get_one_update_from_the_two_ends(gradient, mode):
     y1, mean, variance = moving_statistics(mode=mode, gradient=gradient)
     ends = [inputs().numpy(), y1.numpy()]
@@ -286,7 +287,7 @@ def test_frozen_dynamics_keep_their_weights_and_pass_gradients_on():
     assert np.all(np.isfinite(tape.gradient(loss, y0)))
 
 
-@pytest.mark.parametrize("gradient", gradients.names())
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
 def test_batch_normalization_evaluates_as_well_as_it_trains(gradient):
     keras.utils.set_random_seed(0)
     (x, y), _ = load_digits("subset")

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from all_gradients import ALL_GRADIENTS
 from modes import in_mode
-from small_models import ALL_GRADIENTS
 
 from tf_neuralode import NeuralODE, solvers
 

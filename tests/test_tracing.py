@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from gradient_problem import ALL_GRADIENTS
+from all_gradients import ALL_GRADIENTS
 from subprocesses import run_python
 
 from tf_neuralode import NeuralODE

@@ -25,7 +25,7 @@ from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.solvers import checks
 from tf_neuralode.solvers.stock import adapted
 from tf_neuralode.stepping import Conditions, repeat_rows
-from tf_neuralode.tensors import State, Tensors, inside_xla, or_nan
+from tf_neuralode.tensors import State, Tensors, inside_xla, may_be_recorded, or_nan
 
 
 def odeint(
@@ -35,7 +35,7 @@ def odeint(
     params: Any = None,
     *,
     solver: str | tfp.math.ode.Solver = "dormand_prince",
-    gradient: str | gradients.Gradient = "adjoint",
+    gradient: str | gradients.Gradient = "auto",
     rtol: Any = None,
     atol: Any = None,
     norm: str | Callable[[Any], tf.Tensor] | None = None,
@@ -63,7 +63,8 @@ def odeint(
       params: Nest of tensors, or `None`. Real floating-point ones have gradients. Python's numbers
         take the state's dtype.
       solver: Name (`solvers.names()`) or any `tfp.math.ode.Solver`.
-      gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
+      gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`; see `gradients.Auto`
+        for the default.
       rtol, atol: Tolerances for a solver given by name: scalars, or per component, see
         `solvers.AdaptiveRungeKutta`. 1e-3 and 1e-6 if `None`.
       norm: Error norm of a solver given by name: `"max"`, `"mean"` or a function, see there.
@@ -115,6 +116,7 @@ def solve_from(
     backward_counter: tf.Tensor | tf.Variable | None = None,
     direction: float | None = None,
     first_h: tf.Tensor | None = None,
+    expects_backward: bool = True,
 ) -> Results:
     """As `odeint`, for the package itself.
 
@@ -124,15 +126,16 @@ def solve_from(
       conditions: What else the solve is told.
       direction: 1 or -1 where it is known in which direction the times run.
       first_h: Size of the first step, 0 or `None` for "choose one".
+      expects_backward: Whether a backward pass is to be expected in a graph, see `Problem`. Eagerly
+        one is where a tape records.
     """
     flat = FlatState(y0)
     check_batch_ndims(conditions.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
     conditions = conditions.but(pack=flat.pack_as_held).for_field(flat.field_precision)
     warn_of_tolerance(flat.field_precision, solver.tolerances, flat.time_dtype.name)
     times, clock, valid = output_times(t, flat.time_dtype, direction)
-    is_single = times.shape[0] == 1
-    if is_single:
-        times = tf.repeat(times, 2) if tf.is_tensor(times) else np.repeat(times, 2)
+    if is_single := times.shape[0] == 1:
+        times = (tf if tf.is_tensor(times) else np).repeat(times, 2)
     param_leaves, flat_f = _flatten_params(f, params, flat)
     spoilt = valid is not None and inside_xla()
     y0_leaves = [or_nan(valid, y) for y in flat.leaves] if spoilt else flat.leaves
@@ -158,12 +161,11 @@ def solve_from(
         flatten=flat.flatten,
         keep_steps=dense_output,
         first_h=first_h,
+        expects_backward=may_be_recorded() if tf.executing_eagerly() else expects_backward,
     )
     solution = gradient.solve(problem)
-    dense = None
-    if solution.steps is not None:
-        dense = DenseSolution.from_steps(solution.steps, flat.pack, clock)
-    rows = solution.rows
+    rows, steps = solution.rows, solution.steps
+    dense = None if steps is None else DenseSolution.from_steps(steps, flat.pack, clock)
     if tf.is_tensor(times) or not np.all(np.diff(clock.elapsed_array(times))):
         rows = repeat_rows(rows, y0_leaves, elapsed)
     rows = with_gradients_of_times(rows)

@@ -16,7 +16,7 @@ from tf_neuralode.tensors import State, or_nan, quotient_or_zero
 
 @dataclasses.dataclass(frozen=True)
 class DenseSolution:
-    """The solution at any time of the interval.
+    """The solution at any time of the interval: `solution(t)`, or `solution.evaluate(t)`.
 
     Attributes:
       times: `(num_steps + 1,)`, ends of the accepted steps. Under XLA there are
@@ -39,6 +39,10 @@ class DenseSolution:
         """From the steps that a solve kept."""
         times = clock.user_time(steps.times)
         return cls(times, pack(steps.states), steps.num_accepted, steps, pack, clock)
+
+    def __call__(self, t: Any) -> Any:
+        """As `evaluate`."""
+        return self.evaluate(t)
 
     def evaluate(self, t: Any) -> Any:
         """The state at the times `t`, a scalar or `(num,)`: each leaf `(*t.shape, *leaf.shape)`.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
+
 from tf_neuralode.gradients.adjoint import Adjoint
+from tf_neuralode.gradients.auto import Auto
 from tf_neuralode.gradients.gauss import GaussAdjoint
 from tf_neuralode.gradients.gradient import Gradient
 from tf_neuralode.gradients.interpolating import InterpolatingAdjoint
@@ -11,15 +16,18 @@ from tf_neuralode.solvers.spelling import did_you_mean
 
 __all__ = [
     "Adjoint",
+    "Auto",
     "GaussAdjoint",
     "Gradient",
     "InterpolatingAdjoint",
     "Tape",
     "get",
     "names",
+    "serialize",
 ]
 
 _BY_NAME = {
+    "auto": Auto,
     "adjoint": Adjoint,
     "tape": Tape,
     "interpolating_adjoint": InterpolatingAdjoint,
@@ -52,3 +60,8 @@ def get(identifier: str | Gradient) -> Gradient:
             f"Received: gradient={identifier!r}{did_you_mean([identifier], names())}"
         )
     return _BY_NAME[identifier]()
+
+
+def serialize(gradient: Gradient) -> Any:
+    """`gradient` for a config: the default by its name, any other with its settings."""
+    return "auto" if type(gradient) is Auto else keras.saving.serialize_keras_object(gradient)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -77,12 +78,13 @@ class Adjoint(BackwardTolerances, Gradient):
                 tape.watch(inputs)
                 solved = self._already_solved(problem, solution, variables)
                 states = problem.flatten(_solve_by_tfp(problem, solved, inputs).states)
-            gradients = tape.gradient(
-                states,
-                [*inputs, *variables],
-                output_gradients=each(lambda d, x: tf.cast(d[1:], x.dtype), d_rows, states),
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
+            with _without_notice():
+                gradients = tape.gradient(
+                    states,
+                    [*inputs, *variables],
+                    output_gradients=each(lambda d, x: tf.cast(d[1:], x.dtype), d_rows, states),
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                )
             d_counter, *d_inputs = gradients[: len(inputs)]
             num = len(d_rows)
             d_y0 = add(d_inputs[:num], [d[0] for d in d_rows])
@@ -123,6 +125,17 @@ class Adjoint(BackwardTolerances, Gradient):
         h = solver.step_size_of_parts(span) if problem.first_h is None else problem.first_h
         backward = BackwardSolver(solver, conditions, h, _report_evaluations)
         return already_solved(backward, solve, backward)
+
+
+@contextlib.contextmanager
+def _without_notice() -> Iterator[None]:
+    """Keeps from the screen that TFP uses an argument which TensorFlow deprecates."""
+    logger, keep = tf.get_logger(), lambda record: "back_prop=False" not in record.getMessage()
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _solve_by_tfp(

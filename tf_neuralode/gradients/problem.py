@@ -56,6 +56,8 @@ class Problem:
       flatten: The inverse of `pack`. Both leave alone what axes there are in front of a state's.
       keep_steps: Whether the solution's accepted steps are wanted.
       first_h: Size of the first step, 0 or `None` for "choose one".
+      expects_backward: Whether a backward pass is to be expected, and what it needs is stored. One
+        that comes unexpectedly solves again.
     """
 
     field: Field
@@ -68,6 +70,7 @@ class Problem:
     flatten: Callable[[Any], State]
     keep_steps: bool = False
     first_h: tf.Tensor | None = None
+    expects_backward: bool = True
 
     @property
     def inputs(self) -> list[tf.Tensor]:
@@ -164,7 +167,8 @@ def solve_and_store(
 
     def solve(inputs: list[tf.Tensor]) -> tuple[Solution, Any]:
         y0, params = problem.y0_and_params(inputs)
-        solution, stored = problem.integrate(problem.field.with_params(params), y0, checkpoints)
+        recorder = checkpoints if problem.expects_backward else None
+        solution, stored = problem.integrate(problem.field.with_params(params), y0, recorder)
         return solution, (stored, y0, params, solution.diagnostics.status)
 
     def run_backward(residuals: Any, d_rows: State, variables: Any) -> tuple:
@@ -174,6 +178,10 @@ def solve_and_store(
         d_rows = [d + along(tf.cast(poison, d.dtype), d, 1) for d in d_rows]
         # Behind an identity: f may close over a tensor that it gets as a parameter as well.
         field = problem.field.with_params([tf.identity(x) for x in params])
+        num_again = tf.constant(0)
+        if stored is None:
+            again, stored = problem.integrate(field, y0, checkpoints)
+            num_again = again.diagnostics.num_ode_fn_evaluations
         field = field.reading([*problem.captures.tensors, *variables])
         stored = checkpoints.stored_solution(stored, y0)
         cotangents = output_cotangents(d_rows, problem.times)
@@ -181,7 +189,7 @@ def solve_and_store(
         # A solve that failed at its first step has no step to carry the NaN to the sources.
         spoilt = lambda d, x: tf.cast(d + tf.cast(tf.reduce_sum(poison), d.dtype), x.dtype)
         d_sources = each(spoilt, d_sources, field.sources)
-        d_counter = tf.cast(num_evaluations, problem.counter.dtype)
+        d_counter = tf.cast(num_evaluations + num_again, problem.counter.dtype)
         num = len(d_sources) - len(variables)
         return [d_counter, *d_y0, *d_sources[:num]], d_sources[num:]
 

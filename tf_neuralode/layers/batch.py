@@ -54,6 +54,7 @@ def solve_batch(
     regularizers: Sequence[Regularizer] = (),
     backward_counter: tf.Tensor | None = None,
     keep_last: bool = False,
+    expects_backward: bool = True,
 ) -> BatchSolution:
     """Solves from `y0` through `times`.
 
@@ -71,6 +72,7 @@ def solve_batch(
       backward_counter: As in `odeint`.
       keep_last: Whether a solve that fails ends where it got to, and the rows behind repeat the
         state there, with its gradient. A first solve finds that out. Needs adaptive steps of ours.
+      expects_backward: Whether a backward pass is to be expected, see `Problem`.
     """
     samples = GoodSamples(y0, times.in_order, mask)
     dynamics = dynamics.with_mask(samples.state_mask)
@@ -86,7 +88,10 @@ def solve_batch(
     knots = times.knots
     if not times.are_shared:
         knots = samples.without_bad(knots, batch_axis=1)
-    solve = functools.partial(_solve, f, conditions, samples, times, solver, gradient)
+    how = {"solver": solver, "gradient": gradient}
+    if times.are_shared:
+        how["expects_backward"] = expects_backward
+    solve = functools.partial(_solve, f, conditions, samples, times, how)
     if keep_last:
         results = _solve_as_far_as_possible(solve, start, knots, params, backward_counter)
     else:
@@ -116,14 +121,13 @@ def _solve(
     conditions: Conditions,
     samples: GoodSamples,
     times: CallTimes,
-    solver: Any,
-    gradient: Any,
+    how: dict[str, Any],
     start: Any,
     knots: Any,
     params: list[tf.Tensor],
     counter: tf.Tensor | None,
 ) -> Results:
-    how = {"solver": solver, "gradient": gradient, "backward_counter": counter}
+    how = {**how, "backward_counter": counter}
     if not times.are_shared:
         conditions_of = lambda moving: conditions.but(among=samples.among(moving))
         return solve_at_sample_times(f, start, knots, params, conditions_of, **how)

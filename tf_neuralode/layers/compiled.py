@@ -31,16 +31,19 @@ class Compiled:
         self._in_eager_calls: dict[tuple, Any] = {}
         self._in_graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
-    def for_dynamics(self, layer: keras.layers.Layer, dynamics: Dynamics) -> Callable[..., Any]:
-        """The compiled function, its first argument bound to `dynamics`, that of `layer`."""
+    def for_dynamics(
+        self, layer: keras.layers.Layer, dynamics: Dynamics, *settings: Any
+    ) -> Callable[..., Any]:
+        """The compiled function, given its first arguments: `dynamics`, of `layer`, and others."""
         kept = self._in_eager_calls
         if not tf.executing_eagerly():
             kept = self._in_graphs.setdefault(tf.compat.v1.get_default_graph(), {})
         key, objects = layout(layer, dynamics)
+        key = (*key, *settings)
         function, references = kept.get(key, (None, []))
         # Something new can have the address of something that is gone.
         if function is None or any(reference() is None for reference in references):
-            bound = functools.partial(self._function, dynamics)
+            bound = functools.partial(self._function, dynamics, *settings)
             function = tf.function(bound, jit_compile=True, autograph=False)
             kept[key] = function, [weakref.ref(x) for x in objects]
         return function

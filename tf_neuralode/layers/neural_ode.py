@@ -39,7 +39,8 @@ class NeuralODE(SolvingLayer):
         variables and tensors go into the call, as `times`.
       solver: Name (`solvers.names()`), one of `tf_neuralode.solvers`, or any
         `tfp.math.ode.Solver`.
-      gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`.
+      gradient: Name (`gradients.names()`) or one of `tf_neuralode.gradients`. `"auto"` is
+        `"tape"` for solvers of this package, `"adjoint"` for stock TFP ones.
       rtol, atol: Tolerances of an adaptive solver given by name, positive: numbers, or arrays that
         broadcast against the state. 1e-3 and 1e-6 if `None`.
       norm: Error norm of an adaptive solver given by name: `"max"`, each sample gets the accuracy
@@ -138,7 +139,7 @@ class NeuralODE(SolvingLayer):
         t_span: Sequence[float] | np.ndarray = (0.0, 1.0),
         *,
         solver: str | tfp.math.ode.Solver = "dormand_prince",
-        gradient: str | gradients.Gradient = "adjoint",
+        gradient: str | gradients.Gradient = "auto",
         rtol: Any = None,
         atol: Any = None,
         norm: str | Callable[[Any], tf.Tensor] | None = None,
@@ -213,7 +214,7 @@ class NeuralODE(SolvingLayer):
             "dynamics": keras.saving.serialize_keras_object(self.dynamics),
             "t_span": self.t_span,
             "solver": solvers.serialize(self._solver_identifier),
-            "gradient": keras.saving.serialize_keras_object(self.gradient),
+            "gradient": gradients.serialize(self.gradient),
             "rtol": plain(self.rtol),
             "atol": plain(self.atol),
             "norm": solvers.serialize_norm(self.norm),

@@ -102,7 +102,7 @@ class _Segments:
         return captures_of(flat_f, t, tf.nest.flatten(y0), params)
 
     def _odeint(self, y: State, ends, whole, params: list, step_size, counter=None) -> Results:
-        """Solves from one of the `ends` to the other, in an interval of length `whole`."""
+        """Between the `ends`, of `whole` an interval; with a `counter`, to be differentiated."""
         start, end = ends
         length = _longest(end - start)
 
@@ -122,6 +122,7 @@ class _Segments:
             conditions=conditions.but(unit=length).part_of(_in_units_of(length, whole)),
             backward_counter=counter,
             first_h=step_size,
+            expects_backward=counter is not None,
         )
 
     def solve(self, y0: State, knots, params):
@@ -192,10 +193,7 @@ class _Segments:
             tf.zeros([]),
         )
         _, adjoint_state, d_first, d_sources, d_knots, num_evaluations = while_loop(
-            lambda i, y, d_end, d_sources, d_knots, num: i >= 0,
-            segment,
-            start,
-            parallel_iterations=1,
+            lambda i, *_: i >= 0, segment, start, parallel_iterations=1
         )
         d_knots = d_knots.write(0, d_first).stack()
         return d_knots, adjoint_state, d_sources, num_evaluations

@@ -27,7 +27,7 @@ from tf_neuralode.layers.failure import check_success
 from tf_neuralode.layers.probe import probe_writes
 from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.stepping import Diagnostics
-from tf_neuralode.tensors import Tensors, inside_xla
+from tf_neuralode.tensors import Tensors, inside_xla, may_be_recorded
 
 
 class SolvingLayer(ReadOnly, keras.layers.Layer):
@@ -73,9 +73,13 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
         params, constants = dynamics.read_params(), dynamics.read_constants()
         # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
         compiled = self.jit_compile and not inside_xla()
-        solve: Callable[..., BatchSolution] = functools.partial(self._solve, dynamics)
+        # An export, or a prediction, stores nothing for a backward pass.
+        expects_backward = training or may_be_recorded()
+        solve: Callable[..., BatchSolution] = functools.partial(
+            self._solve, dynamics, expects_backward
+        )
         if compiled:
-            solve = self._compiled_solve.for_dynamics(self.dynamics, dynamics)
+            solve = self._compiled_solve.for_dynamics(self.dynamics, dynamics, expects_backward)
         counter = None
         if logged and training and self._nfe_backward is not None:
             counter = counter_into(self._nfe_backward, [y0, *params])
@@ -110,6 +114,7 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
     def _solve(
         self,
         dynamics: Dynamics,
+        expects_backward: bool,
         y0: tf.Tensor,
         times: CallTimes | None,
         params: Tensors,
@@ -132,6 +137,7 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
             backward_counter=counter,
             regularizers=self._regularizers,
             keep_last=self.on_failure == "last",
+            expects_backward=expects_backward,
         )
 
     def _fixed_times(self, dtype: tf.DType) -> CallTimes:
