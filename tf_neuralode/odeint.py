@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode import gradients, solvers
+from tf_neuralode.eager import check_compile, compiles_itself, solve_compiled, with_autograph
 from tf_neuralode.field import (
     Field,
     FlatState,
@@ -42,6 +43,7 @@ def odeint(
     batch_ndims: int = 0,
     dense_output: bool = False,
     backward_counter: tf.Tensor | tf.Variable | None = None,
+    compile: Literal["auto", True, False] = "auto",
 ) -> Results:
     """Solves dy/dt = f(t, y) or f(t, y, params) with y(t[0]) = y0.
 
@@ -74,6 +76,10 @@ def odeint(
       dense_output: Whether to return the solution at all times between, as `Results.solution`.
       backward_counter: Scalar float tensor or variable whose "gradient" will be the number of
         evaluations of f in the backward pass.
+      compile: Whether a call outside of any `tf.function` compiles itself. `"auto"`: once it has
+        evaluated f 128 times, in one call or several, and where all that f reads is known, so that
+        nothing goes stale; see the guide. True: at the first call, and a `ValueError` where that
+        can't be. False: never, nor under `tf.config.run_functions_eagerly(True)`.
 
     Returns:
       `Results`. After a failure the states are NaN and `diagnostics.status` says why.
@@ -81,26 +87,24 @@ def odeint(
     Raises:
       ValueError, TypeError: for arguments that don't fit.
     """
-    # The user's f gets autograph as everywhere in a tf.function; our code has no use for it, and
-    # converting it would take longer than tracing it.
-    f = tf.__internal__.autograph.tf_convert(f, tf.__internal__.autograph.control_status_ctx())
-    solver = solvers.get(solver, rtol, atol, norm)
-    solver = adapted(solver)
+    check_compile(compile)
+    solver = adapted(solvers.get(solver, rtol, atol, norm))
+    gradient = gradients.get(gradient).chosen(solver)
     if dense_output:
         solver.check_ours("Argument dense_output needs a solver of tf_neuralode.solvers.")
     conditions = Conditions(batch_ndims=checks.count("batch_ndims", batch_ndims))
+    how = {
+        "solver": solver,
+        "gradient": gradient,
+        "conditions": conditions,
+        "dense_output": dense_output,
+        "backward_counter": backward_counter,
+    }
+    if compile and compiles_itself(solver, gradient):
+        return solve_compiled(solve_from, f, y0, t, params, compile is True, **how)
+    # Our code has no use for autograph, and converting it would take longer than tracing it.
     solve = tf.autograph.experimental.do_not_convert(solve_from)
-    return solve(
-        f,
-        y0,
-        t,
-        params,
-        solver=solver,
-        gradient=gradients.get(gradient),
-        conditions=conditions,
-        dense_output=dense_output,
-        backward_counter=backward_counter,
-    )
+    return solve(with_autograph(f), y0, t, params, **how)
 
 
 def solve_from(
@@ -117,6 +121,7 @@ def solve_from(
     direction: float | None = None,
     first_h: tf.Tensor | None = None,
     expects_backward: bool = True,
+    times_are_constant: bool = False,
 ) -> Results:
     """As `odeint`, for the package itself.
 
@@ -128,6 +133,7 @@ def solve_from(
       first_h: Size of the first step, 0 or `None` for "choose one".
       expects_backward: Whether a backward pass is to be expected in a graph, see `Problem`. Eagerly
         one is where a tape records.
+      times_are_constant: Whether no gradient is wanted for times that are a tensor.
     """
     flat = FlatState(y0)
     check_batch_ndims(conditions.batch_ndims, tf.nest.flatten(flat.pack(flat.leaves)))
@@ -143,7 +149,7 @@ def solve_from(
     if not captures.uses_time:
         conditions = conditions.but(autonomous=True)
     with_gradients_of_times: Callable[[State], State] = lambda rows: rows
-    if tf.is_tensor(times) and times.dtype.is_floating:
+    if tf.is_tensor(times) and times.dtype.is_floating and not times_are_constant:
         in_user_time = lambda t, y, p: flat_f(tf.cast(t, flat.time_dtype), y, p)
         y0_leaves, with_gradients_of_times = attach_times(
             in_user_time, captures, times, y0_leaves, param_leaves, gradient.keeps_activations

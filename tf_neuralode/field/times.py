@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -83,14 +84,20 @@ def check_distinct(times: np.ndarray, dtype: str) -> None:
         )
 
 
-def checked(value: tf.Tensor, condition: tf.Tensor, message: str, received, data: tf.Tensor):
+def checked(
+    value: tf.Tensor,
+    condition: tf.Tensor,
+    message: str,
+    received: Callable[[], str],
+    data: tf.Tensor,
+):
     """`value`, once it is sure that `condition` holds.
 
     Args:
       value: What to return.
       condition: Boolean scalar.
       message: Argument, rule, and what to do.
-      received: What the error shows where the condition is known.
+      received: Gives the end of the error where the condition is known.
       data: What it shows at run time.
 
     Raises:
@@ -104,7 +111,7 @@ def checked(value: tf.Tensor, condition: tf.Tensor, message: str, received, data
         ):
             return tf.identity(value)
     if not known:
-        raise ValueError(f"{message} Received: {received}")
+        raise ValueError(f"{message} {received()}")
     return value
 
 
@@ -126,7 +133,7 @@ def output_times(
       TypeError, ValueError: for another shape or dtype, and for values where they are known.
       tf.errors.InvalidArgumentError: for values at run time; not under XLA.
     """
-    received = f"Received: t={t}"
+    received = lambda: f"Received: t={t}"  # to print an array takes longer than to check it
     parts = t if isinstance(t, list | tuple) else [t]
     has_tensors = any(tf.is_tensor(x) or isinstance(x, tf.Variable) for x in parts)
     times = tf.convert_to_tensor(t) if has_tensors else t
@@ -134,11 +141,11 @@ def output_times(
         times = np.asarray(times)
     own = tf.as_dtype(times.dtype)
     if not (own.is_floating or own.is_integer):
-        raise TypeError(f"Argument t must hold real numbers. {received}")
+        raise TypeError(f"Argument t must hold real numbers. {received()}")
     if len(times.shape) != 1:
-        raise ValueError(f"Argument t must be one-dimensional. {received}")
+        raise ValueError(f"Argument t must be one-dimensional. {received()}")
     if times.shape[0] == 0:
-        raise ValueError(f"Argument t must hold an initial time at least. {received}")
+        raise ValueError(f"Argument t must hold an initial time at least. {received()}")
     clock = Clock(times[0], dtype, times[-1], direction)
     elapsed = clock.elapsed(times) if tf.is_tensor(times) else clock.elapsed_array(times)
     steps = elapsed[1:] - elapsed[:-1]
@@ -147,10 +154,10 @@ def output_times(
     is_finite = tf.math.is_finite if tf.is_tensor(times) else np.isfinite
     monotone = all_of(steps >= 0) & all_of(is_finite(elapsed))
     message = "Argument t must be finite, and increasing or decreasing from the first on. Sort t."
-    times = checked(times, monotone, message, f"t={t}", times)
+    times = checked(times, monotone, message, received, times)
     num = tf.size(times) - 1 if tf.is_tensor(times) else times.size - 1
     resolved = is_resolved(elapsed[-1], num, times[0], own)
-    times = checked(times, resolved, unresolved("Argument t", own), f"t={t}", times)
+    times = checked(times, resolved, unresolved("Argument t", own), received, times)
     valid = monotone & resolved
     return times, clock, None if tf.get_static_value(valid) is not None else valid
 

@@ -65,7 +65,7 @@ def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: 
     own = times.dtype
     if not (own.is_floating or own.is_integer):
         raise TypeError(f"Argument times must hold numbers. Received: dtype {own.name}")
-    received = f"times={times}, t_span={t_span}"
+    received = lambda: f"Received: times={times}, t_span={t_span}"
     # The initial time as the times' dtype knows it: they may be equal.
     origin = float(own.as_numpy_dtype(t_span[0])) if own.is_floating else t_span[0]
     direction = 1.0 if t_span[1] > t_span[0] else -1.0

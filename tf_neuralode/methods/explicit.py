@@ -46,6 +46,7 @@ class ExplicitRungeKutta(Method):
         self.dense_weights = np.asarray(dense_weights)
         self.num_coefficients = self.dense_weights.shape[1] + 1
         self.extra_nodes, self.extra_rows = extra_nodes, extra_rows
+        self.num_evaluations = self.tableau.num_stages - 1
         self.num_dense_evaluations = len(extra_nodes)
         self.b_err_low = b_err_low
         # How many stages the solution at the end of a step needs.

@@ -59,6 +59,7 @@ class Method:
     Attributes:
       error_order: Order of the solution that the error estimate compares with.
       num_coefficients: Items of a step's dense solution, see `interpolation`.
+      num_evaluations: Evaluations of f that a step makes, about.
       num_dense_evaluations: Evaluations of f that `dense` makes.
       needs_carry: Whether every step needs a carry. If not, a step without one takes what it needs
         from f, hands none on, and makes the fewest evaluations: what equal steps and replays want.
@@ -66,6 +67,7 @@ class Method:
 
     error_order: int
     num_coefficients: int
+    num_evaluations: int = 1
     num_dense_evaluations: int = 0
     needs_carry: bool = True
 

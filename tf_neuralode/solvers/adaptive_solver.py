@@ -105,5 +105,6 @@ class AdaptiveRungeKutta(RungeKutta):
         """As in `RungeKutta`."""
         return AdaptiveSteps(self, conditions, start, t1)
 
-    def _has_functions(self) -> bool:
-        return callable(self.norm) or super()._has_functions()
+    def has_functions(self) -> bool:
+        """As in `RungeKutta`."""
+        return callable(self.norm) or super().has_functions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow_probability as tfp
@@ -66,8 +67,8 @@ def get(
                 f"Argument solver must be a solver or one of the names {', '.join(names())}. "
                 f"Received: solver={identifier!r}{did_you_mean([identifier], names())}"
             )
-        solver = _BY_NAME[identifier]
-        return solver(**given) if issubclass(solver, AdaptiveRungeKutta) else solver()
+        numbers = all(type(value) in (int, float, str) for value in given.values())
+        return (_kept if numbers else _made)(identifier, **given)
     if not isinstance(identifier, tfp.math.ode.Solver):
         raise TypeError(
             "Argument solver must be a name or a tfp.math.ode.Solver. "
@@ -80,3 +81,12 @@ def get(
             f"its own. Received: solver={identifier!r}, {received}"
         )
     return identifier
+
+
+def _made(identifier: str, **given: Any) -> tfp.math.ode.Solver:
+    solver = _BY_NAME[identifier]
+    return solver(**given) if issubclass(solver, AdaptiveRungeKutta) else solver()
+
+
+# A solver never changes, and eager calls ask for the same one again and again.
+_kept = functools.lru_cache(maxsize=256, typed=True)(_made)

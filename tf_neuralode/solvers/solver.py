@@ -130,7 +130,7 @@ class RungeKutta(ReadOnly, TFPSolver):
         Raises:
           ValueError: if a setting is a function, or a tensor of a graph.
         """
-        if self._has_functions():
+        if self.has_functions():
             raise ValueError(
                 f"{type(self).__name__} with a function as norm or make_adjoint_solver_fn can't be "
                 "serialized. Set backward tolerances on gradients.Adjoint instead."
@@ -138,7 +138,8 @@ class RungeKutta(ReadOnly, TFPSolver):
         config = {name: checks.plain(getattr(self, name)) for name in self.read_only}
         return {**config, "validate_args": self._validate_args, "name": self._name}
 
-    def _has_functions(self) -> bool:
+    def has_functions(self) -> bool:
+        """Whether functions are among the settings, so that two solvers can't be compared."""
         return self._given_adjoint_fn is not None
 
     @classmethod
@@ -168,6 +169,10 @@ class RungeKutta(ReadOnly, TFPSolver):
         return settings is not None and settings == other._settings()
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
         settings = self._settings()
         if settings is None:
             return object.__hash__(self)

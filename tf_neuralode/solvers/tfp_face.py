@@ -148,7 +148,8 @@ def _in_order(times: tf.Tensor) -> tf.Tensor:
         "Argument solution_times must rise, or fall, from initial_time on. Sort it, or solve in "
         "each direction."
     )
-    times = checked(times, in_order, message, f"times={tf.get_static_value(times)}", times)
+    received = lambda: f"Received: times={tf.get_static_value(times)}"
+    times = checked(times, in_order, message, received, times)
     if tf.get_static_value(in_order) is None:
         times = or_nan(in_order, times)
     return times

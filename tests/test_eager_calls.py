@@ -1,0 +1,395 @@
+"""Eager calls that compile themselves: the same numbers, and never stale ones."""
+
+import collections
+import functools
+import gc
+import types
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_neuralode import odeint, solvers
+from tf_neuralode.eager import kept
+
+HEUN = solvers.Heun(num_steps=3)  # compiled in a moment
+Y0 = tf.constant([1.0, 2.0], tf.float64)
+TIMES = [0.0, 0.5, 2.0]
+# XLA rounds sums in another order; a few steps don't amplify that.
+CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(kept, "_kept", collections.OrderedDict())
+
+
+def num_compiled():
+    return sum(one.function is not None for one in kept._kept.values())
+
+
+def solve(f, compile, y0=Y0, t=TIMES, params=None, solver=HEUN, **options):
+    return odeint(f, y0, t, params, solver=solver, compile=compile, **options)
+
+
+def check_same(f, **options):
+    compiled, plain = solve(f, True, **options), solve(f, False, **options)
+    assert_same = functools.partial(np.testing.assert_allclose, **CLOSE)
+    tf.nest.map_structure(assert_same, compiled.states, plain.states)
+    np.testing.assert_array_equal(compiled.times, plain.times)
+    assert compiled.times.dtype == plain.times.dtype
+    for a, b in zip(compiled.diagnostics, plain.diagnostics, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    return compiled
+
+
+@pytest.mark.parametrize(
+    "t", [TIMES, np.array([2, 1, 0]), tf.constant([1.0, 0.25]), [0.0]], ids=str
+)
+def test_a_compiled_call_returns_what_a_plain_one_does(t):
+    check_same(lambda t, y: tf.sin(t) - y**2, t=t, solver=solvers.Bosh3(1e-4, 1e-6))
+
+
+def test_nests_of_states_and_parameters_are_compiled():
+    y0 = {
+        "a": tf.constant(1.0),
+        "b": (tf.constant([1.0, 2.0]), tf.constant([[3.0 + 1.0j]], tf.complex64)),
+    }
+    params = {"k": 2.0, "n": 3, "w": np.ones(2, "float32")}
+
+    def f(t, y, p):
+        a, (b, c) = y["a"], y["b"]
+        return {"a": -a * p["k"], "b": (b * p["w"], 1j * c)}
+
+    options = {"y0": y0, "params": params}
+    compiled, plain = (solve(f, compile, **options).states for compile in (True, False))
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5)  # in float32
+    tf.nest.map_structure(same, compiled, plain)
+
+
+def test_dense_output_has_the_steps_of_a_plain_call():
+    f = lambda t, y: tf.stack([y[1], -y[0]])
+    options = {"solver": solvers.Bosh3(1e-4, 1e-6), "dense_output": True}
+    compiled, plain = (solve(f, compile, **options).solution for compile in (True, False))
+    assert compiled.times.shape == plain.times.shape
+    np.testing.assert_allclose(compiled([0.3, 1.9]), plain([0.3, 1.9]), **CLOSE)
+
+
+def test_gradients_are_those_of_a_plain_call():
+    w, a = tf.Variable([0.5, -1.0], dtype=tf.float64), tf.constant([2.0, 0.3], tf.float64)
+    array = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    t, k = tf.constant(TIMES, tf.float64), tf.constant(0.7, tf.float64)
+    layer = keras.layers.Dense(2, dtype="float64")
+    layer.build((None, 2))
+
+    def f(t, y, k):
+        return tf.linalg.matvec(array, y) * k + w * tf.sin(a * y) + layer(y[tf.newaxis])[0] * t
+
+    sources = [Y0, a, t, k, w, *[v.value for v in layer.trainable_variables]]
+    counter = tf.constant(0.0)
+
+    def gradients(compile):
+        with tf.GradientTape() as tape:
+            tape.watch([*sources, counter])
+            states = solve(f, compile, t=t, params=k, backward_counter=counter).states
+            loss = tf.reduce_sum(states**2 * tf.constant([[1.0], [2.0], [3.0]], tf.float64))
+        return tape.gradient(loss, [*sources, counter])
+
+    plain = gradients(False)
+    for _ in range(2):  # as it is traced, and again
+        for one, other in zip(gradients(True), plain, strict=True):
+            np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def test_second_derivatives_are_refused_as_in_a_plain_call():
+    y0 = tf.constant([1.0])
+    with tf.GradientTape() as outer:
+        outer.watch(y0)
+        with tf.GradientTape() as inner:
+            inner.watch(y0)
+            states = solve(lambda t, y: -(y**2), True, y0=y0).states
+        first = inner.gradient(states, y0)
+    with pytest.raises(LookupError, match="second derivatives"):
+        outer.gradient(first, y0)
+
+
+# What f reads may change between two calls
+
+
+module = types.ModuleType("of_a_user")
+GLOBAL, ARRAY, PAIR = 1.0, np.array([1.0, 2.0]), (1.0, (2, "sum"))
+variable = tf.Variable([1.0, 1.0], dtype=tf.float64)
+tensor = tf.constant([1.0, 3.0], tf.float64)
+layer = keras.layers.Dense(2, activation="tanh", dtype="float64", name="read")
+layer.build((None, 2))
+inner = [keras.layers.Dense(2), keras.layers.LeakyReLU(0.5)]
+for one in inner:
+    one.dtype_policy = keras.DTypePolicy("float64")
+nested = keras.Sequential(inner)
+nested.build((None, 2))
+
+
+def helper(y, by=1.0, *, also=0.0):
+    return GLOBAL * by * y + also
+
+
+def set_global(name, value):
+    globals()[name] = value
+
+
+def set_in(x, name, value):
+    setattr(x, name, value)
+
+
+def reading_a_cell():
+    k = 1.0
+
+    def change():
+        nonlocal k
+        k = 2.0
+
+    return lambda t, y: k * y, change
+
+
+def reading_an_object():
+    it = types.SimpleNamespace(k=1.0)
+    return lambda t, y: it.k * y, lambda: set_in(it, "k", 2.0)
+
+
+def reading_a_list():
+    ks = [1.0]
+    return lambda t, y: ks[0] * y, lambda: ks.append(ks.pop() + 1)
+
+
+def reading_a_dict():
+    ks = {"k": 1.0}
+    return lambda t, y: ks["k"] * y, lambda: ks.update(k=2.0)
+
+
+def reading_through_a_helper_in_a_cell():
+    k = tf.constant(1.0, tf.float64)
+    inner = lambda y: k * y
+
+    def change():
+        nonlocal k
+        k = tf.constant(2.0, tf.float64)
+
+    return lambda t, y: inner(y), change
+
+
+def replaced_code():
+    f = lambda t, y: y
+    g = lambda t, y: 2 * y
+    return f, lambda: set_in(f, "__code__", g.__code__)
+
+
+GUARDED = {
+    "a cell": reading_a_cell,
+    "a global": lambda: (lambda t, y: GLOBAL * y, lambda: set_global("GLOBAL", 2.0)),
+    "an int for a float": lambda: (lambda t, y: 1 / GLOBAL * y, lambda: set_global("GLOBAL", 3)),
+    "the sign of zero": lambda: (
+        lambda t, y: y * (1.0 if str(SIGN)[0] == "-" else 2.0),
+        lambda: set_global("SIGN", -0.0),
+    ),
+    "a global of a helper": lambda: (lambda t, y: helper(y), lambda: set_global("GLOBAL", 2.0)),
+    "a default": lambda: (
+        lambda t, y: helper(y),
+        lambda: set_in(helper, "__defaults__", (3.0,)),
+    ),
+    "a default by keyword": lambda: (
+        lambda t, y: helper(y),
+        lambda: set_in(helper, "__kwdefaults__", {"also": 0.5}),
+    ),
+    "a helper itself": lambda: (
+        lambda t, y: helper(y),
+        lambda: set_global("helper", lambda y: -y),
+    ),
+    "a helper in a cell": reading_through_a_helper_in_a_cell,
+    "code": replaced_code,
+    "a tuple": lambda: (lambda t, y: PAIR[1][0] * y, lambda: set_global("PAIR", (1.0, (3, "a")))),
+    "a module": lambda: (lambda t, y: module.K * y, lambda: set_in(module, "K", 2.0)),
+    "a function of a module": lambda: (
+        lambda t, y: module.f(y),
+        lambda: set_in(module, "f", lambda y: -y),
+    ),
+    "an array": lambda: (lambda t, y: ARRAY * y, lambda: ARRAY.__setitem__(0, 5.0)),
+    "another array": lambda: (lambda t, y: ARRAY * y, lambda: set_global("ARRAY", np.ones(2))),
+    "a tensor": lambda: (
+        lambda t, y: tensor * y,
+        lambda: set_global("tensor", tf.constant([0.5, 0.1], tf.float64)),
+    ),
+    "a variable": lambda: (lambda t, y: variable * y, lambda: variable.assign([2.0, 3.0])),
+    "another variable": lambda: (
+        lambda t, y: variable * y,
+        lambda: set_global("variable", tf.Variable([0.1, 0.2], dtype=tf.float64)),
+    ),
+    "weights": lambda: (
+        lambda t, y: layer(y[tf.newaxis])[0],
+        lambda: layer.set_weights([-w for w in layer.get_weights()]),
+    ),
+    "an activation": lambda: (
+        lambda t, y: layer(y[tf.newaxis])[0],
+        lambda: set_in(layer, "activation", keras.activations.relu),
+    ),
+    "a number of a layer": lambda: (
+        lambda t, y: nested(y[tf.newaxis])[0],
+        lambda: set_in(nested.layers[1], "negative_slope", 3.0),
+    ),
+    "a partial": lambda: (
+        functools.partial(lambda k, t, y: k * y * GLOBAL, 2.0),
+        lambda: set_global("GLOBAL", 2.0),
+    ),
+}  # fmt: skip
+UNGUARDED = {
+    "an object": reading_an_object,
+    "a list": reading_a_list,
+    "a dict": reading_a_dict,
+    "an attribute of a function": lambda: (
+        lambda t, y: helper.k * y,
+        lambda: set_in(helper, "k", 2.0),
+    ),
+    "a value in Python": lambda: (
+        lambda t, y: float(y[0]) * y * GLOBAL,
+        lambda: set_global("GLOBAL", 2.0),
+    ),
+}
+SIGN = 0.0
+BEFORE = {name: globals()[name] for name in ("GLOBAL", "ARRAY", "PAIR", "tensor", "SIGN", "helper")}
+
+
+@pytest.fixture
+def as_before():
+    """What the changes change, put back."""
+    keras.utils.set_random_seed(0)
+    globals().update({**BEFORE, "ARRAY": np.array([1.0, 2.0])})
+    helper.__defaults__, helper.__kwdefaults__, helper.k = (1.0,), {"also": 0.0}, 1.0
+    module.K, module.f = 1.0, lambda y: y
+    globals()["variable"] = tf.Variable([1.0, 1.0], dtype=tf.float64)
+    layer.activation = keras.activations.tanh
+    nested.layers[1].negative_slope = 0.5
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize(
+    ("kind", "compile"), [*((k, True) for k in GUARDED), *((k, "auto") for k in UNGUARDED)]
+)
+def test_what_f_reads_is_never_stale(kind, compile, monkeypatch):
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    f, change = {**GUARDED, **UNGUARDED}[kind]()
+    before = solve(f, compile).states
+    np.testing.assert_allclose(before, solve(f, False).states, **CLOSE)
+    change()
+    after, fresh = solve(f, compile).states, solve(f, False).states
+    np.testing.assert_allclose(after, fresh, **CLOSE)
+    assert np.abs(after - before).max() > 1e-3  # so the change was one
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("kind", UNGUARDED)
+def test_what_cannot_be_compiled_is_an_error_where_compiling_was_asked_for(kind):
+    with pytest.raises(ValueError, match=r"compile='auto'. Received: an f that can't be compiled"):
+        solve(UNGUARDED[kind]()[0], True)
+
+
+class OwnLayer(keras.layers.Layer):
+    def call(self, y):
+        return -y
+
+
+own_layer = OwnLayer(dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("f", "reason"),
+    [
+        (lambda t, y: y * np.random.normal(), "numpy.random.normal"),
+        (lambda t, y: tf.random.normal([2], dtype=y.dtype), "tensorflow.random.normal"),
+        (lambda t, y: print(y) or y, "it calls print"),
+        (lambda t, y: own_layer(y), "a layer of your own"),
+        (tf.function(lambda t, y: -y), "an object of type"),
+        (lambda t, y: setattr(module, "K", 2) or y, "it calls setattr"),
+    ],
+)
+def test_the_error_says_what_is_in_the_way(f, reason):
+    with pytest.raises(ValueError, match=reason):
+        solve(f, True)
+
+
+def test_the_same_code_with_the_same_values_is_compiled_once():
+    for k in (2.0, 2.0, 2.0):
+        for start in (1.0, 2.0):
+            y0 = tf.constant([start], tf.float64)
+            f = lambda t, y: k * y  # another object each time
+            solve(f, True, y0=y0, t=[0.0, start])
+    assert num_compiled() == 1
+
+
+def test_few_evaluations_are_not_worth_compiling_for(monkeypatch):
+    f = lambda t, y: -3.25 * y
+    for _ in range(128 // 7):  # three steps of Heun's with dense output
+        solve(f, "auto")
+    assert num_compiled() == 0
+    solve(f, "auto")
+    assert num_compiled() == 1
+
+
+def test_a_long_first_call_is_compiled():
+    f = lambda t, y: -4.25 * y
+    long = solve(f, "auto", t=[0.0, 30.0], solver=solvers.Bosh3(1e-6, 1e-6))
+    assert num_compiled() == 1
+    # The same steps as a plain call, and not those that it began with.
+    plain = solve(f, False, t=[0.0, 30.0], solver=solvers.Bosh3(1e-6, 1e-6))
+    np.testing.assert_allclose(long.states, plain.states, **CLOSE)
+    assert long.diagnostics.num_accepted_steps == plain.diagnostics.num_accepted_steps
+
+
+def solved_by_a_model():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    with tf.GradientTape() as tape:
+        states = solve(lambda t, y: model(y), True, y0=tf.ones([1, 2])).states
+        loss = tf.reduce_sum(states)
+    assert all(d is not None for d in tape.gradient(loss, model.trainable_variables))
+    return weakref.ref(model), weakref.ref(model.layers[0]._kernel)
+
+
+def test_nothing_keeps_a_model_alive():
+    references = solved_by_a_model()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_an_f_that_stays_eager_raises_its_own_errors(monkeypatch):
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    calls = []
+
+    def f(t, y):
+        calls.append(t)
+        if len(calls) > 9:
+            raise ZeroDivisionError("of my own")
+        return -y
+
+    with pytest.raises(ZeroDivisionError, match="of my own"):
+        solve(f, "auto", solver=solvers.Heun(20))
+    assert len(calls) == 10
+
+
+def test_f_runs_by_hand_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    eager = []
+
+    def f(t, y):
+        eager.append(tf.executing_eagerly())
+        return -y
+
+    solve(f, False)
+    monkeypatch.setattr(tf.config, "functions_run_eagerly", lambda: True)
+    solve(f, "auto")
+    assert eager.count(True) == 2 * 7  # and the traces that tell what it reads
+
+
+def test_only_three_values_say_whether_to_compile():
+    with pytest.raises(ValueError, match=r"'auto', True or False. Received: compile='always'"):
+        solve(lambda t, y: y, "always")

@@ -1,0 +1,62 @@
+"""The arguments of one call of `odeint` as tensors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_neuralode.field import FlatState, output_times
+
+
+class Arguments:
+    """State, times, parameters and counter.
+
+    Attributes:
+      flat: The state, as solves hold it.
+      clock: The time in which a solve runs.
+      given: All of them, a nest of tensors.
+      options: Arguments of `solve_from` that depend on them.
+      key: What compiled code depends on besides shapes and dtypes.
+
+    Raises:
+      ValueError, TypeError: for arguments that don't fit.
+    """
+
+    def __init__(self, y0: Any, t: Any, params: Any, options: dict[str, Any]) -> None:
+        self.flat = FlatState(y0)
+        dtype, counter = self.flat.time_dtype, options["backward_counter"]
+        times = np.asarray(t)
+        _, self.clock, _ = output_times(times, dtype)
+        wants_gradient = tf.is_tensor(t) or isinstance(t, tf.Variable)
+        as_tensor = functools.partial(_as_tensor, dtype=dtype)
+        self.given = (
+            tf.nest.map_structure(tf.convert_to_tensor, y0),
+            tf.convert_to_tensor(t if wants_gradient else times),
+            () if params is None else (tf.nest.map_structure(as_tensor, params),),
+            () if counter is None else (tf.convert_to_tensor(counter),),
+        )
+        self.options = {
+            "direction": -1.0 if times[-1] < times[0] else 1.0,
+            "times_are_constant": not wants_gradient,
+        }
+        structure = repr(tf.nest.map_structure(lambda x: 0, self.given))
+        self.key: Hashable = (structure, *self.options.values())
+
+    def trace(self, f: Callable[..., Any], further: list[tf.Tensor]) -> tuple[tf.Graph, bool]:
+        """A graph of `f(further)` alone, to be looked at, and whether it uses the time."""
+        graph = tf.__internal__.FuncGraph("field")
+        placeholder = lambda x: tf.compat.v1.placeholder(x.dtype, x.shape)
+        with graph.as_default():
+            time = tf.compat.v1.placeholder(self.flat.time_dtype, [])
+            y, _, params, _ = tf.nest.map_structure(placeholder, self.given)
+            f([placeholder(x) for x in further])(time, y, *params)
+        return graph, bool(time.consumers())
+
+
+def _as_tensor(x: Any, dtype: tf.DType) -> tf.Tensor:
+    is_number = isinstance(x, int | float) and not isinstance(x, bool)
+    return tf.convert_to_tensor(x, dtype if is_number else None)

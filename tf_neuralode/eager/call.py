@@ -1,0 +1,164 @@
+"""One call of `odeint` as a function of tensors: compiled, and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_neuralode.eager.arguments import Arguments
+from tf_neuralode.eager.called_back import CalledBack
+from tf_neuralode.eager.constants import Unguarded
+from tf_neuralode.eager.guards import Guard
+from tf_neuralode.eager.kept import Kept
+from tf_neuralode.eager.operations import stateful, suits_xla
+from tf_neuralode.eager.traced import with_autograph
+from tf_neuralode.gradients.vjp import once_differentiable, without_gradients
+from tf_neuralode.results import DenseSolution, Results
+from tf_neuralode.tensors import may_be_recorded
+
+
+class Call:
+    """A solve with these arguments, of an f that reads as a `Guard` says.
+
+    Attributes:
+      key: What compiled code depends on but for what f reads.
+    """
+
+    def __init__(
+        self,
+        solve: Callable[..., Results],
+        arguments: Arguments,
+        read: Guard | CalledBack,
+        options: dict[str, Any],
+    ) -> None:
+        self._solve, self._arguments, self._read = solve, arguments, read
+        self._options = {**options, **arguments.options}
+        self._given = (*arguments.given, read.tensors)
+        self._inputs = tf.nest.flatten(self._given)
+        self._function: Callable[[list[tf.Tensor]], Callable[..., Any]] = read.function
+        self._traced_f: Callable[..., Any] | None = None
+        conditions = options["conditions"].but(**read.conditions)
+        self._options["conditions"] = conditions
+        self.key: Hashable = (
+            arguments.key,
+            tuple((x.shape, x.dtype) for x in self._inputs),
+            options["solver"],
+            options["gradient"],
+            options["dense_output"],
+            conditions.batch_ndims,
+        )
+
+    def compile(self, kept: Kept, xla: bool | None = None) -> None:
+        """Makes the function of `kept`, by XLA if `xla` or, if that is `None`, where it suits."""
+        if xla is None:
+            xla = self._suits_xla()
+
+        def body(*inputs: tf.Tensor) -> list[tf.Tensor]:
+            y0, t, params, counter, read = tf.nest.pack_sequence_as(self._given, inputs)
+            kept.placeholders, self._traced_f = list(read), None
+            params = params[0] if params else None
+            options = {**self._options, "backward_counter": counter[0] if counter else None}
+            with self._tracing(kept):
+                results = self._solve(kept.call, y0, t, params, **options)
+            steps = () if results.solution is None else results.solution._steps
+            returned = (results.states, results.times, results.diagnostics, steps)
+            kept.structure = tf.nest.map_structure(lambda x: 0, returned)
+            return tf.nest.flatten(returned)
+
+        function = tf.function(body, jit_compile=xla, autograph=False)
+        specs = [tf.TensorSpec(x.shape, x.dtype) for x in self._inputs]
+        kept.function, kept.xla = function.get_concrete_function(*specs), xla
+
+    def _suits_xla(self) -> bool:
+        """Whether XLA should compile it, by a look at f alone.
+
+        Raises:
+          Unguarded: if f draws random numbers, or does what else isn't a function.
+        """
+        if isinstance(self._read, CalledBack):
+            return False
+        read = self._read
+        try:
+            graph, _ = self._arguments.trace(read.function, read.tensors)
+        except Exception:  # for want of autograph, which takes its time, or of a way
+            self._function = lambda tensors: with_autograph(read.function(tensors))
+            graph, _ = self._arguments.trace(self._function, read.tensors)
+        if found := stateful(graph):
+            raise Unguarded(f"it runs {found[0]}")
+        # Under XLA a dense solution has the room of all steps, eagerly its own.
+        return suits_xla(graph) and not self._options["dense_output"]
+
+    def run(self, kept: Kept) -> Results:
+        """What the compiled function returns; where a tape records, with its gradient."""
+        run = self._recorded if may_be_recorded() else self._called
+        outputs = run(kept, self._inputs)
+        states, times, diagnostics, steps = tf.nest.pack_sequence_as(kept.structure, outputs)
+        solution = None
+        if steps != ():
+            steps = without_gradients(steps, self._name)
+            arguments = self._arguments
+            solution = DenseSolution.from_steps(steps, arguments.flat.pack, arguments.clock)
+        return Results(times, states, diagnostics, solution)
+
+    @property
+    def _name(self) -> str:
+        """Of the gradient."""
+        return type(self._options["gradient"]).__name__
+
+    def _called(self, kept: Kept, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        with self._tracing(kept):
+            try:
+                return kept.function(*inputs)
+            except tf.errors.OpError:
+                if not kept.xla:
+                    raise
+        # What XLA can't compile a graph may run; if not it says why.
+        self.compile(kept, xla=False)
+        return self._called(kept, inputs)
+
+    def _tracing(self, kept: Kept) -> Any:
+        """In this context f is there: TensorFlow traces it, once more for its gradient."""
+
+        def f(*arguments: Any) -> Any:
+            if self._traced_f is None:
+                self._traced_f = self._function(kept.placeholders)
+            return self._traced_f(*arguments)
+
+        return kept.tracing(f)
+
+    def _recorded(self, kept: Kept, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        num_states = len(self._arguments.flat.leaves)
+
+        @tf.custom_gradient
+        def solved(*inputs: tf.Tensor) -> tuple:
+            # What surrounding tapes record of it is nothing: for two TensorFlow would derive the
+            # function again and again.
+            own = [tf.stop_gradient(x) for x in inputs]
+            wanted = [x for x in own if _is_wanted(x)]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(wanted)
+                outputs = self._called(kept, own)
+
+            def grad(*d_outputs: tf.Tensor) -> list[tf.Tensor | None]:
+                d_states = [tf.convert_to_tensor(d) for d in d_outputs[:num_states]]
+                with self._tracing(kept):
+                    gradients = tape.gradient(
+                        outputs[:num_states],
+                        wanted,
+                        output_gradients=d_states,
+                        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                    )
+                depends_on = [*inputs, *d_states]
+                gradients = iter(once_differentiable(gradients, depends_on, self._name))
+                return [next(gradients) if _is_wanted(x) else None for x in inputs]
+
+            return outputs, grad
+
+        return list(solved(*inputs))
+
+
+def _is_wanted(x: tf.Tensor) -> bool:
+    """Whether it can have a gradient."""
+    return x.dtype.is_floating or x.dtype.is_complex

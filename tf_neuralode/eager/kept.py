@@ -1,0 +1,81 @@
+"""The compiled functions that are kept, the latest of them, and how often others ran."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+from tf_neuralode.tensors import Tensors
+
+# Each takes some ten megabytes.
+_MAX_COMPILED = 32
+_MAX_COUNTED = 1024
+
+
+@dataclasses.dataclass(eq=False)
+class Kept:
+    """What is kept of one key.
+
+    Attributes:
+      num_evaluations: Of f, while it ran as it comes.
+      function: The compiled function, or `None`.
+      xla: Whether XLA compiles it.
+      refused: Why it can't be compiled, or `None`.
+      structure: Of what it returns.
+      placeholders: What it has for the tensors that f reads.
+      objects: References to what the key tells by its address.
+      f: In this thread, the function that is traced.
+    """
+
+    num_evaluations: int = 0
+    function: Any = None
+    xla: bool = False
+    refused: str | None = None
+    structure: Any = None
+    placeholders: Tensors = dataclasses.field(default_factory=list)
+    objects: list[weakref.ref] = dataclasses.field(default_factory=list)
+    f: threading.local = dataclasses.field(default_factory=threading.local)
+
+    def call(self, *arguments: Any) -> Any:
+        """The function that is traced."""
+        return self.f.function(*arguments)
+
+    @contextlib.contextmanager
+    def tracing(self, f: Callable[..., Any]) -> Iterator[None]:
+        """In this context, and no longer, what is traced calls `f`."""
+        before = getattr(self.f, "function", None)
+        self.f.function = f
+        try:
+            yield
+        finally:
+            self.f.function = before
+
+
+_kept: collections.OrderedDict[Hashable, Kept] = collections.OrderedDict()
+_lock = threading.Lock()
+
+
+def look_up(key: Hashable, objects: Sequence[Any]) -> Kept:
+    """What is kept of `key`, which tells the `objects` by their addresses."""
+    with _lock:
+        kept = _kept.pop(key, None)
+        # Something new can have the address of something that is gone.
+        if kept is None or any(reference() is None for reference in kept.objects):
+            kept = Kept(objects=[weakref.ref(x) for x in objects])
+        _kept[key] = kept
+        while len(_kept) > _MAX_COUNTED:
+            _kept.popitem(last=False)
+        return kept
+
+
+def drop_the_oldest() -> None:
+    """Drops what was used the longest time ago, if there is too much."""
+    with _lock:
+        compiled = [key for key, one in _kept.items() if one.function is not None]
+        for key in compiled[:-_MAX_COMPILED]:
+            del _kept[key]
