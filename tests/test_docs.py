@@ -12,13 +12,14 @@ import keras
 import pytest
 
 import tf_neuralode
-from tf_neuralode import gradients, plotting, results, solvers
+from tf_neuralode import fields, gradients, plotting, results, solvers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs/extending").glob("*.md"))
 
 MODULES = {
     "tf_neuralode": tf_neuralode,
+    "tf_neuralode.fields": fields,
     "tf_neuralode.solvers": solvers,
     "tf_neuralode.gradients": gradients,
     "tf_neuralode.plotting": plotting,

@@ -5,19 +5,9 @@ import graphlib
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "tf_neuralode"
-# From the bottom to the top; what isn't listed stands at the top level, above `odeint`.
-ORDER = [
-    "tensors",
-    "field",
-    "methods",
-    "stepping",
-    "solvers",
-    "gradients",
-    "results",
-    "eager",
-    "odeint",
-]
-ABOVE = ["regularizers", "layers", "plotting", "__init__"]
+# From the bottom to the top; what isn't listed stands at the top level, too.
+ORDER = ["tensors", "field", "methods", "stepping", "solvers", "gradients", "results", "eager"]
+ABOVE = ["odeint", "regularizers", "layers", "fields", "plotting", "__init__"]
 ANYWHERE = ["read_only"]  # imports nothing of the package
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())

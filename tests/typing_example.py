@@ -12,7 +12,16 @@ import tensorflow as tf
 from matplotlib.axes import Axes
 from typing_extensions import assert_type
 
-from tf_neuralode import Augment, NeuralODE, gradients, odeint, plotting, regularizers, solvers
+from tf_neuralode import (
+    Augment,
+    NeuralODE,
+    fields,
+    gradients,
+    odeint,
+    plotting,
+    regularizers,
+    solvers,
+)
 from tf_neuralode.results import DenseSolution, Results
 
 dynamics = keras.Sequential([keras.layers.Dense(2, activation="tanh")])
@@ -25,12 +34,16 @@ NeuralODE(dynamics, solver=solvers.RK4(num_steps=5), gradient=gradients.Adjoint(
 NeuralODE(dynamics, regularizer=regularizers.KineticEnergy(0.1))
 NeuralODE(dynamics, regularizer=[regularizers.KineticEnergy(), regularizers.JacobianNorm()])
 Augment(dims=3, name="room")
+NeuralODE(fields.MLP(64, depth=2, activation=tf.nn.softplus))
+NeuralODE(fields.Conv(16, time=True, dtype="float64"), time_dependent=True)
 
 NeuralODE(dynamics, t_span=1.0)  # type: ignore[arg-type]
 NeuralODE(dynamics, "tsit5", "tape")  # type: ignore[call-arg, arg-type]
 NeuralODE(dynamics, gradient=gradients.Tape)  # type: ignore[arg-type]
 NeuralODE(dynamics, on_failure="ignore")  # type: ignore[arg-type]
 NeuralODE(dynamics, regularizer=0.1)  # type: ignore[arg-type]
+fields.MLP("64", 2)  # type: ignore[arg-type]
+fields.Conv(16, data_format="NHWC")  # type: ignore[arg-type]
 
 # The functional interface
 
