@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import psutil
 import pytest
@@ -13,6 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import driver
+import neural_ode_tutorial
 import reference
 import workloads
 from settings import Setting
@@ -148,3 +150,26 @@ def test_the_reference_is_the_derivative_of_the_loss(workload):
     pairs = zip(reference.gradient(workload), direction, strict=True)
     # Central differences: an error of size**2 and rounding of 1e-16 / size.
     np.testing.assert_allclose(sum(np.sum(g * d) for g, d in pairs), expected, rtol=1e-8)
+
+
+def test_the_tutorial_takes_each_trajectory_once_an_epoch():
+    indices = neural_ode_tutorial.batches(20, seed=1)
+    assert indices.shape == (20, 32)
+    for epoch in (indices[:8], indices[8:16]):
+        np.testing.assert_array_equal(np.sort(epoch, axis=None), np.arange(256))
+    assert (indices[:8] != indices[8:16]).any()
+
+
+def test_the_tutorials_optimizer_is_adabelief():
+    """Two steps of the paper's algorithm 2, in NumPy; epsilon is 1e-16."""
+    gradients = np.array([[0.5, -2.0], [0.25, 1.0]])
+    w, mean, variance = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    variable = keras.Variable(w, dtype="float64")
+    optimizer = neural_ode_tutorial.make_adabelief(0.1)
+    for i, gradient in enumerate(gradients, start=1):
+        optimizer.apply([tf.constant(gradient)], [variable])
+        mean = 0.9 * mean + 0.1 * gradient
+        variance = 0.999 * variance + 0.001 * (gradient - mean) ** 2
+        w = w - 0.1 * mean / (1 - 0.9**i) / np.sqrt(variance / (1 - 0.999**i))
+    # The learning rate and the powers of 0.9 and 0.999 are float32.
+    np.testing.assert_allclose(variable, w, rtol=1e-4)
