@@ -34,7 +34,7 @@ def layer(dynamics=None, **settings):
         ({"gradient": 5}, TypeError, r"gradient must be a name.*Received: gradient=5"),
         ({"slover": "rk4"}, ValueError, r"'slover': 'rk4'.*did you mean 'solver'"),
         ({"trainabel": False}, ValueError, r"Unrecognized keyword.*'trainabel': False}$"),
-        ({"jit_compile": "on"}, TypeError, r"jit_compile must be True or False.*'on'"),
+        ({"jit_compile": "on"}, TypeError, r"jit_compile must be True, False or 'auto'.*'on'"),
         ({"rtol": 0.0}, ValueError, r"rtol must be positive.*Received: rtol=0.0"),
         ({"atol": -1e-6}, ValueError, r"atol must be positive.*Received: atol=-1e-06"),
         ({"rtol": NAN}, ValueError, r"rtol must be positive.*Received: rtol=nan"),

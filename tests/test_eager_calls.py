@@ -277,7 +277,7 @@ def as_before():
     ("kind", "compile"), [*((k, True) for k in GUARDED), *((k, "auto") for k in UNGUARDED)]
 )
 def test_what_f_reads_is_never_stale(kind, compile, monkeypatch):
-    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_CALLING_BACK", 0)
     f, change = {**GUARDED, **UNGUARDED}[kind]()
     before = solve(f, compile).states
     np.testing.assert_allclose(before, solve(f, False).states, **CLOSE)
@@ -361,8 +361,22 @@ def test_nothing_keeps_a_model_alive():
     assert [reference() for reference in references] == [None, None]
 
 
+def test_an_f_that_stays_eager_is_evaluated_as_often_as_the_solve_says():
+    times, solver = [], solvers.Bosh3(1e-5, 1e-5)
+
+    def f(t, y):
+        if tf.executing_eagerly():
+            times.append(float(t))
+        return -y
+
+    for calls in range(1, 6):  # as they come, and called back
+        report = solve(f, "auto", t=[0.0, 9.0], solver=solver).diagnostics
+        assert len(times) == calls * report.num_ode_fn_evaluations
+    assert calls * report.num_ode_fn_evaluations > 600 and num_compiled() == 1
+
+
 def test_an_f_that_stays_eager_raises_its_own_errors(monkeypatch):
-    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_CALLING_BACK", 0)
     calls = []
 
     def f(t, y):
@@ -377,7 +391,7 @@ def test_an_f_that_stays_eager_raises_its_own_errors(monkeypatch):
 
 
 def test_f_runs_by_hand_where_that_is_asked_for(monkeypatch):
-    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_CALLING_BACK", 0)
     eager = []
 
     def f(t, y):

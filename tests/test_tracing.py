@@ -9,7 +9,7 @@ import pytest
 from all_gradients import ALL_GRADIENTS
 from subprocesses import run_python
 
-from tf_neuralode import NeuralODE
+from tf_neuralode import NeuralODE, solvers
 
 HERE = pathlib.Path(__file__).parent
 
@@ -64,3 +64,18 @@ def test_a_layer_in_xla_is_compiled_once_whatever_steps_it_takes(gradient):
     assert done.returncode == 0, done.stderr[-2000:]
     compiled = re.findall(r"Compiled (\w+) \d+ times", done.stderr)
     assert len(compiled) == 2, compiled  # forward and backward
+
+
+def test_a_loop_over_time_in_python_is_a_warning_once():
+    layer = NeuralODE(keras.layers.Dense(2), solver=solvers.Euler(1))
+    inputs = keras.Input((2,))
+    state = inputs
+    for _ in range(30):
+        state = layer(state)
+    model = keras.Model(inputs, state)
+    model.compile("sgd", "mse")
+    x = np.ones((2, 2), "float32")
+    with pytest.warns(UserWarning, match=r"traced for the 24th time.*keras.layers.RNN") as caught:
+        model.predict(x, verbose=0)
+        model.fit(x, x, verbose=0)
+    assert len(caught) == 1

@@ -31,6 +31,8 @@ from tf_neuralode.tensors import may_be_recorded
 # takes: who makes a few short calls doesn't wait. Counted, not timed: a program's numbers are the
 # same in each run.
 NUM_BEFORE_COMPILING = 128
+# Of an f that is called back, which gains less.
+NUM_BEFORE_CALLING_BACK = 512
 
 
 def check_compile(compile: Any) -> None:
@@ -122,7 +124,7 @@ class _Attempt:
         call = Call(self._solve, arguments, read, self._options)
         kept = look_up((read.key, call.key, _surroundings()), read.objects)
         if kept.function is None and kept.refused is None:
-            results = None if self._at_once else self._if_short(kept)
+            results = None if self._at_once else self._if_short(kept, read)
             if results is not None:
                 return results, None
             try:
@@ -132,14 +134,19 @@ class _Attempt:
                 kept.refused = f"tracing it gave {type(error).__name__}: {error}"
         return None if kept.refused else call.run(kept), kept.refused
 
-    def _if_short(self, kept: Kept) -> Results | None:
+    def _if_short(self, kept: Kept, read: Guard | CalledBack) -> Results | None:
         """The solve as it comes, if it, and those before, take few evaluations of f."""
-        solver, conditions = self._options["solver"], self._options["conditions"]
-        room = max(NUM_BEFORE_COMPILING - kept.num_evaluations, 0)
-        num_steps = room // solver.method.num_evaluations
-        if num_steps == 0 or (num_steps < solver.max_num_steps and not solver.is_adaptive):
-            return None
-        cut = min(num_steps - solver.max_num_steps, 0)
+        solver, conditions, cut = self._options["solver"], self._options["conditions"], 0
+        if isinstance(read, CalledBack):
+            # A call of it may be seen, and an attempt that is given up must not be.
+            if kept.num_evaluations >= NUM_BEFORE_CALLING_BACK:
+                return None
+        else:
+            room = max(NUM_BEFORE_COMPILING - kept.num_evaluations, 0)
+            num_steps = room // solver.method.num_evaluations
+            cut = min(num_steps - solver.max_num_steps, 0)
+            if num_steps == 0 or (cut < 0 and not solver.is_adaptive):
+                return None
         results = self._as_it_comes(conditions=conditions.but(further_steps=cut))
         report = results.diagnostics
         kept.num_evaluations += int(report.num_ode_fn_evaluations)

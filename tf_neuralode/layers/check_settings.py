@@ -16,9 +16,9 @@ def check_settings(layer: Any) -> None:
             f"Received: on_failure={on_failure!r}"
         )
     gradient.check_solver(solver)
-    if layer.jit_compile not in (True, False):
+    if layer.jit_compile not in (True, False, "auto"):
         raise TypeError(
-            "Argument jit_compile must be True or False. "
+            "Argument jit_compile must be True, False or 'auto'. "
             f"Received: jit_compile={layer.jit_compile!r}"
         )
     if on_failure == "last" and not solver.is_adaptive:
@@ -27,7 +27,7 @@ def check_settings(layer: Any) -> None:
             "others don't tell how far they got. Take 'nan'. Received: "
             f"solver={layer.solver!r}"
         )
-    if layer.jit_compile and gradient.keeps_activations:
+    if layer.jit_compile is True and gradient.keeps_activations:
         # TensorFlow's lists, which hold a loop's activations, can't leave compiled code.
         raise ValueError(
             "A layer with jit_compile=True can't keep activations. Take gradient='tape', or "

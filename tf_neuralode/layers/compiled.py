@@ -12,6 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.layers.dynamics import Dynamics
+from tf_neuralode.tensors import compiled_as
+
+# Compiling for another size takes half a second or more.
+_MAX_SIZES = 3
 
 
 class Compiled:
@@ -30,11 +34,19 @@ class Compiled:
         self._function = function
         self._in_eager_calls: dict[tuple, Any] = {}
         self._in_graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._sizes: Any = None  # of batches that it was compiled for, where they are bounded
 
     def for_dynamics(
-        self, layer: keras.layers.Layer, dynamics: Dynamics, *settings: Any
+        self, layer: keras.layers.Layer, dynamics: Dynamics, *settings: Any, bounded: bool = False
     ) -> Callable[..., Any]:
-        """The compiled function, given its first arguments: `dynamics`, of `layer`, and others."""
+        """The compiled function, given its first arguments: `dynamics`, of `layer`, and others.
+
+        Args:
+          layer: A layer.
+          dynamics: It, as it is called.
+          settings: Further first arguments.
+          bounded: Whether to compile for the first few sizes of the batch alone.
+        """
         kept = self._in_eager_calls
         if not tf.executing_eagerly():
             kept = self._in_graphs.setdefault(tf.compat.v1.get_default_graph(), {})
@@ -44,9 +56,36 @@ class Compiled:
         # Something new can have the address of something that is gone.
         if function is None or any(reference() is None for reference in references):
             bound = functools.partial(self._function, dynamics, *settings)
-            function = tf.function(bound, jit_compile=True, autograph=False)
+            if bounded:
+                function = self._for_few_sizes(bound)
+            else:
+                function = tf.function(bound, jit_compile=True, autograph=False)
             kept[key] = function, [weakref.ref(x) for x in objects]
         return function
+
+    def _for_few_sizes(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(y0, ...)`, by XLA for the first sizes of y0's batch, for others without.
+
+        Traced once for both: what XLA would compile runs without it as well, if more slowly.
+        """
+        traced = tf.function(function, autograph=False)
+        by_xla = tf.function(lambda *inputs: traced(*inputs), jit_compile=True, autograph=False)
+        if self._sizes is None:
+            with tf.init_scope():
+                self._sizes = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
+        sizes = self._sizes
+
+        def chosen(y0: tf.Tensor, *inputs: Any) -> Any:
+            size = tf.shape(y0, out_type=tf.int64)[0]
+            fits = (sizes.lookup(size) > 0) | (sizes.size() < _MAX_SIZES)
+            one = tf.constant(1, tf.int64)
+            with (
+                tf.control_dependencies([tf.cond(fits, lambda: sizes.insert(size, one), tf.no_op)]),
+                compiled_as(True),
+            ):
+                return tf.cond(fits, lambda: by_xla(y0, *inputs), lambda: traced(y0, *inputs))
+
+        return chosen
 
 
 def layout(layer: keras.layers.Layer, dynamics: Dynamics) -> tuple[tuple, list[Any]]:

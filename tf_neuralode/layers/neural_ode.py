@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 from tf_neuralode import gradients, regularizers, solvers
 from tf_neuralode.field import check_t_eval, check_t_span
 from tf_neuralode.layers import build_dynamics, shared_dynamics
+from tf_neuralode.layers.auto_compile import Choice, explanation
 from tf_neuralode.layers.check_settings import check_settings
 from tf_neuralode.layers.compiled import Compiled
 from tf_neuralode.layers.solving_layer import SolvingLayer
@@ -65,9 +66,12 @@ class NeuralODE(SolvingLayer):
         backward pass (`nfe_backward`, in training, of solvers of ours), and the number of failed
         solves (`failed_solves`) appear in the logs of `fit` and `evaluate` (of one layer, if
         several track them); nothing of it is exported.
-      jit_compile: Whether to compile this solve with XLA, whatever the model does. Numbers among
-        the dynamics' attributes (`Dropout.rate`) are read then, as in a `tf.function`: anew after
-        the model's `compile`, but not from one eager call to the next.
+      jit_compile: Whether to compile this solve with XLA, whatever the model does. `"auto"`: in
+        training on ten or more output times or equal steps, where the dynamics suits XLA (no
+        convolutions on a CPU, no assertions, prints or Python functions), for the first three sizes
+        of the batch; `explain` says what was chosen. With True, numbers among the dynamics'
+        attributes (`Dropout.rate`) are read as in a `tf.function`: anew after the model's
+        `compile`, but not from one eager call to the next.
 
     Call arguments:
       y0: State at `t_span[0]`: floating point, `(batch, ...)`.
@@ -149,7 +153,7 @@ class NeuralODE(SolvingLayer):
         regularizer: regularizers.Regularizer | Sequence[regularizers.Regularizer] | None = None,
         on_failure: Literal["raise", "nan", "last"] = "raise",
         track_stats: bool = False,
-        jit_compile: bool = False,
+        jit_compile: bool | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> None:
         self._init_keras(kwargs)
@@ -180,6 +184,7 @@ class NeuralODE(SolvingLayer):
         if track_stats:
             self._make_stats()
         self._compiled_solve = Compiled(self._solve)
+        self._choices: dict[str, Choice] = {}  # of whether to compile it
         self._writes = (True, True)  # whether calls of dynamics may: in inference, in training
         self._num_probed = 0  # trainable weights
         check_settings(self)
@@ -200,6 +205,10 @@ class NeuralODE(SolvingLayer):
         if self._solver.is_ours:
             self._nfe_backward = keras.metrics.Mean(name="nfe_backward")
         self._failed_solves = keras.metrics.Sum(name="failed_solves")
+
+    def explain(self) -> str:
+        """What was chosen for this layer's solves, and why: solver, gradient, XLA; a few lines."""
+        return explanation(self)
 
     def get_build_config(self) -> dict[str, Any] | None:
         # Keras asks for this where it saves a layer, and nobody else does.

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_neuralode import regularizers
 from tf_neuralode.field import check_distinct, precision
 from tf_neuralode.layers import build_dynamics
+from tf_neuralode.layers.auto_compile import choose
 from tf_neuralode.layers.backward_count import counter_into
 from tf_neuralode.layers.batch import BatchSolution, solve_batch
 from tf_neuralode.layers.call_times import (
@@ -24,6 +25,7 @@ from tf_neuralode.layers.call_times import (
 )
 from tf_neuralode.layers.dynamics import Dynamics
 from tf_neuralode.layers.failure import check_success
+from tf_neuralode.layers.many_traces import warn_of_traces
 from tf_neuralode.layers.probe import probe_writes
 from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.stepping import Diagnostics
@@ -59,6 +61,7 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
         training: bool | None = None,
     ) -> tf.Tensor:
         times, mask, y0_mask = self._check_call(y0, times, mask, y0_mask)
+        warn_of_traces(self)
         y0 = tf.cast(y0, self.compute_dtype)
         if len(self.dynamics.trainable_variables) > self._num_probed:
             self._probe((None, *y0.shape[1:]))  # some were frozen then
@@ -71,15 +74,16 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
         training = bool(training)
         dynamics = Dynamics(self.dynamics, self.time_dependent, training, self._writes[training])
         params, constants = dynamics.read_params(), dynamics.read_constants()
-        # Inside a model that XLA compiles as a whole a second compiler would only be in the way.
-        compiled = self.jit_compile and not inside_xla()
         # An export, or a prediction, stores nothing for a backward pass.
         expects_backward = training or may_be_recorded()
         solve: Callable[..., BatchSolution] = functools.partial(
             self._solve, dynamics, expects_backward
         )
-        if compiled:
-            solve = self._compiled_solve.for_dynamics(self.dynamics, dynamics, expects_backward)
+        if self._compiles(dynamics, y0, chosen):
+            bounded = self.jit_compile == "auto"
+            solve = self._compiled_solve.for_dynamics(
+                self.dynamics, dynamics, expects_backward, bounded=bounded
+            )
         counter = None
         if logged and training and self._nfe_backward is not None:
             counter = counter_into(self._nfe_backward, [y0, *params])
@@ -98,6 +102,18 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
         if self.on_failure == "raise":
             states = check_success(states, solution.good, solution.diagnostics, self.name)
         return states
+
+    def _compiles(self, dynamics: Dynamics, y0: tf.Tensor, times: CallTimes | None) -> bool:
+        if self.jit_compile != "auto":
+            # Inside a model that XLA compiles a second compiler would only be in the way.
+            return self.jit_compile and not inside_xla()
+        num_times: int | None = len(self._knots) - 1
+        if times is not None:
+            num = times.knots.shape[0]
+            num_times = None if num is None or not times.are_shared else num - 1
+        choice = choose(self, dynamics, y0, num_times)
+        self._choices["training" if dynamics.training else "prediction"] = choice
+        return choice.xla
 
     def _check_call(self, y0: Any, times: Any, mask: Any, y0_mask: Any) -> tuple[Any, Any, Any]:
         """The times, and the masks of the times and of the state, `None` if there is none."""
