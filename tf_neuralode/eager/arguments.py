@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.field import FlatState, output_times
+from tf_neuralode.tensors import may_be_watched
 
 
 class Arguments:
@@ -31,11 +32,12 @@ class Arguments:
         dtype, counter = self.flat.time_dtype, options["backward_counter"]
         times = np.asarray(t)
         _, self.clock, _ = output_times(times, dtype)
-        wants_gradient = tf.is_tensor(t) or isinstance(t, tf.Variable)
+        t = tf.convert_to_tensor(t if tf.is_tensor(t) or isinstance(t, tf.Variable) else times)
+        wants_gradient = may_be_watched(t)
         as_tensor = functools.partial(_as_tensor, dtype=dtype)
         self.given = (
             tf.nest.map_structure(tf.convert_to_tensor, y0),
-            tf.convert_to_tensor(t if wants_gradient else times),
+            t,
             () if params is None else (tf.nest.map_structure(as_tensor, params),),
             () if counter is None else (tf.convert_to_tensor(counter),),
         )

@@ -130,35 +130,34 @@ class Call:
 
     def _recorded(self, kept: Kept, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         num_states = len(self._arguments.flat.leaves)
+        wanted = [i for i, x in enumerate(inputs) if x.dtype.is_floating or x.dtype.is_complex]
+        others: list[tf.Tensor] = []
 
+        # For what has gradients alone: TensorFlow handles each argument and result by itself.
         @tf.custom_gradient
-        def solved(*inputs: tf.Tensor) -> tuple:
+        def states(*given: tf.Tensor) -> tuple:
             # What surrounding tapes record of it is nothing: for two TensorFlow would derive the
             # function again and again.
-            own = [tf.stop_gradient(x) for x in inputs]
-            wanted = [x for x in own if _is_wanted(x)]
+            own = [tf.stop_gradient(x) for x in given]
+            values = list(inputs)
+            for i, x in zip(wanted, own, strict=True):
+                values[i] = x
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(wanted)
-                outputs = self._called(kept, own)
+                tape.watch(own)
+                outputs = self._called(kept, values)
+            states, others[:] = outputs[:num_states], outputs[num_states:]
 
-            def grad(*d_outputs: tf.Tensor) -> list[tf.Tensor | None]:
-                d_states = [tf.convert_to_tensor(d) for d in d_outputs[:num_states]]
+            def grad(*d_states: tf.Tensor) -> list[tf.Tensor]:
+                d_states = tuple(tf.convert_to_tensor(d) for d in d_states)
                 with self._tracing(kept):
                     gradients = tape.gradient(
-                        outputs[:num_states],
-                        wanted,
+                        states,
+                        own,
                         output_gradients=d_states,
                         unconnected_gradients=tf.UnconnectedGradients.ZERO,
                     )
-                depends_on = [*inputs, *d_states]
-                gradients = iter(once_differentiable(gradients, depends_on, self._name))
-                return [next(gradients) if _is_wanted(x) else None for x in inputs]
+                return once_differentiable(gradients, [*given, *d_states], self._name)
 
-            return outputs, grad
+            return states, grad
 
-        return list(solved(*inputs))
-
-
-def _is_wanted(x: tf.Tensor) -> bool:
-    """Whether it can have a gradient."""
-    return x.dtype.is_floating or x.dtype.is_complex
+        return [*states(*[inputs[i] for i in wanted]), *others]

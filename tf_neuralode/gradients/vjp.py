@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_neuralode.field import refusing_gradients
 from tf_neuralode.stepping import StepHistory
-from tf_neuralode.tensors import State, compiled_as, inside_xla
+from tf_neuralode.tensors import State, compiled_as, inside_xla, may_be_recorded
 
 
 def with_backward(
@@ -65,6 +65,8 @@ def once_differentiable(
       depends_on: All that they depend on.
       name: Of the method.
     """
+    if tf.executing_eagerly() and not may_be_recorded():
+        return list(gradients)  # nobody is going to ask
     message = (
         f"second derivatives are not available through {name}, nor any in forward mode; use "
         "gradients.Tape(checkpoint=False)"

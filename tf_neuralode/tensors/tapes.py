@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tensorflow as tf
+
 
 def may_be_recorded() -> bool:
     """False only where no tape, anywhere in this thread, records what is executed or traced.
@@ -13,5 +15,15 @@ def may_be_recorded() -> bool:
         from tensorflow.python.eager import record
 
         return record.could_possibly_record()
+    except (ImportError, AttributeError):
+        return True
+
+
+def may_be_watched(tensor: tf.Tensor) -> bool:
+    """False only where no tape watches the eager `tensor`, or anything that it was made of."""
+    try:
+        from tensorflow.python.eager import record
+
+        return record.should_record_backprop([tensor])
     except (ImportError, AttributeError):
         return True
