@@ -1,5 +1,6 @@
 """`jit_compile="auto"`: the solve is compiled where that wins, and nowhere else."""
 
+import json
 import pathlib
 import re
 
@@ -186,3 +187,41 @@ def test_it_is_saved_and_a_file_with_false_keeps_it(tmp_path):
         model = keras.Sequential([keras.Input((3,)), sequence_layer(jit_compile=value)])
         model.save(tmp_path / "model.keras")
         assert keras.saving.load_model(tmp_path / "model.keras").layers[0].jit_compile == value
+
+
+TRAINED_TWICE = """
+import json
+import keras, numpy as np, tensorflow as tf
+from tf_neuralode import NeuralODE
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+keras.utils.set_random_seed(0)
+tf.config.experimental.enable_op_determinism()
+
+def trained(strategy):
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        parts = [keras.layers.Dense(8, "tanh"), keras.layers.Dropout(0.1), keras.layers.Dense(3)]
+        times = np.linspace(0.1, 1, 10)
+        dynamics = keras.Sequential(parts)
+        layer = NeuralODE(dynamics, solver="heun", t_eval=times, return_sequences=True)
+        model = keras.Sequential([keras.Input((3,)), layer])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+    model.fit(x, np.ones((20, 10, 3)), batch_size=8, epochs=2, verbose=0)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    bits = [w.tobytes().hex() for w in model.get_weights()]
+    return bits, layer.explain().splitlines()[-1]
+
+alone = [trained(tf.distribute.get_strategy()) for _ in range(2)]
+mirrored = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+print(json.dumps([*alone, mirrored]))
+"""
+
+
+def test_it_is_deterministic_and_stays_a_graph_on_several_devices(tmp_path):
+    done = run_python("-c", TRAINED_TWICE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, again, mirrored = json.loads(done.stdout.splitlines()[-1])
+    assert first == again and first[1].startswith("XLA in training: yes")
+    assert mirrored[1] == "XLA in training: no, on several devices"
