@@ -5,6 +5,7 @@ import functools
 import gc
 import types
 import weakref
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -104,6 +105,18 @@ def test_gradients_are_those_of_a_plain_call():
             np.testing.assert_allclose(one, other, **CLOSE)
 
 
+def test_a_time_in_a_list_has_its_gradient():
+    end = tf.constant(0.5, tf.float64)
+
+    def gradient(compile):
+        with tf.GradientTape() as tape:
+            tape.watch(end)
+            states = solve(lambda t, y: -t * y, compile, t=[0.0, end]).states
+        return tape.gradient(states, end)
+
+    np.testing.assert_allclose(gradient(True), gradient(False), **CLOSE)
+
+
 def test_second_derivatives_are_refused_as_in_a_plain_call():
     y0 = tf.constant([1.0])
     with tf.GradientTape() as outer:
@@ -186,7 +199,24 @@ def replaced_code():
     return f, lambda: set_in(f, "__code__", g.__code__)
 
 
+class Pair(NamedTuple):
+    k: float
+
+
+class WithMethod(NamedTuple):
+    k: float
+
+    def scaled(self, y):
+        return self.k * GLOBAL * y
+
+
+NAMED, METHOD = Pair(1.0), WithMethod(1.0)
 GUARDED = {
+    "a named tuple": lambda: (lambda t, y: NAMED.k * y, lambda: set_global("NAMED", Pair(2.0))),
+    "a global in a generator": lambda: (
+        lambda t, y: sum(GLOBAL * y for _ in range(2)),
+        lambda: set_global("GLOBAL", 2.0),
+    ),
     "a cell": reading_a_cell,
     "a global": lambda: (lambda t, y: GLOBAL * y, lambda: set_global("GLOBAL", 2.0)),
     "an int for a float": lambda: (lambda t, y: 1 / GLOBAL * y, lambda: set_global("GLOBAL", 3)),
@@ -247,6 +277,7 @@ UNGUARDED = {
     "an object": reading_an_object,
     "a list": reading_a_list,
     "a dict": reading_a_dict,
+    "a method": lambda: (lambda t, y: METHOD.scaled(y), lambda: set_global("GLOBAL", 2.0)),
     "an attribute of a function": lambda: (
         lambda t, y: helper.k * y,
         lambda: set_in(helper, "k", 2.0),
@@ -257,7 +288,10 @@ UNGUARDED = {
     ),
 }
 SIGN = 0.0
-BEFORE = {name: globals()[name] for name in ("GLOBAL", "ARRAY", "PAIR", "tensor", "SIGN", "helper")}
+BEFORE = {
+    name: globals()[name]
+    for name in ("GLOBAL", "ARRAY", "PAIR", "tensor", "SIGN", "helper", "NAMED")
+}
 
 
 @pytest.fixture

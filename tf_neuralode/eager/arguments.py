@@ -32,7 +32,9 @@ class Arguments:
         dtype, counter = self.flat.time_dtype, options["backward_counter"]
         times = np.asarray(t)
         _, self.clock, _ = output_times(times, dtype)
-        t = tf.convert_to_tensor(t if tf.is_tensor(t) or isinstance(t, tf.Variable) else times)
+        parts = t if isinstance(t, list | tuple) else [t]
+        has_tensors = any(tf.is_tensor(x) or isinstance(x, tf.Variable) for x in parts)
+        t = tf.convert_to_tensor(t if has_tensors else times)
         wants_gradient = may_be_watched(t)
         as_tensor = functools.partial(_as_tensor, dtype=dtype)
         self.given = (

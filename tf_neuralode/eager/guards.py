@@ -7,7 +7,7 @@ tensor, and tensors are arguments of the code. Everything else is refused: f sta
 
 from __future__ import annotations
 
-import enum
+import collections
 import functools
 import types
 from collections.abc import Callable, Hashable
@@ -27,6 +27,7 @@ from tf_neuralode.eager.constants import (
 from tf_neuralode.eager.copies import Make, look_up, with_replaced
 from tf_neuralode.eager.reads import Read, reads_of
 
+_OF_NAMED_TUPLES = {*vars(collections.namedtuple("_Named", ())), "__orig_bases__"}
 # Attributes of Keras' layers that a call doesn't read.
 _NOT_OF_THE_CALL = {"_called", "build", "quantize"}
 
@@ -80,12 +81,12 @@ class Guard:
             return self._of_module(x, attributes), None
         if isinstance(x, _BY_VALUE) and type(x).__module__ == "builtins":
             return (type(x), repr(x)), None
-        if isinstance(x, tf.DType | np.dtype | np.generic | enum.Enum):
+        if isinstance(x, tf.DType | np.dtype | np.generic):
             return (type(x), repr(x)), None
         if id(x) in self._seen:
             index, make = self._seen[id(x)]
             return ("again", index), make
-        if isinstance(x, tuple):
+        if isinstance(x, tuple) and _is_plain(x):
             return self._of_tuple(x)
         self._kept.append(x)
         if isinstance(x, tf.Tensor | tf.Variable | np.ndarray):
@@ -225,3 +226,12 @@ class Guard:
             self._seen[id(function)] = self._seen[id(function)][0], None
             return tuple(parts), None
         return tuple(parts), make
+
+
+def _is_plain(x: tuple) -> bool:
+    """Whether a tuple, or a named one, has no methods and attributes of its own."""
+    if type(x) is tuple:
+        return True
+    is_named = hasattr(x, "_fields") and type(x).__mro__[1:] == (tuple, object)
+    added = {name for name, value in vars(type(x)).items() if callable(value)} - _OF_NAMED_TUPLES
+    return is_named and not (added or getattr(x, "__dict__", None))

@@ -57,7 +57,8 @@ def _collect(code: types.CodeType, free: frozenset, found: dict[Read, None]) -> 
     instructions = [one for one in dis.get_instructions(code) if one.opname not in _NOTHING]
     own = set(code.co_cellvars)
     for i, one in enumerate(instructions):
-        if one.opname in _OPAQUE:
+        of_generator = one.opname == "YIELD_VALUE" and code.co_name == "<genexpr>"
+        if one.opname in _OPAQUE and not of_generator:
             return f"it has {one.opname.lower()} in {code.co_name}"
         if one.opname == "STORE_DEREF" and one.argval in free and one.argval not in own:
             return f"it assigns to {one.argval} of an outer function"
