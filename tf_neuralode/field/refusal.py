@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_neuralode.tensors import nan_unless
+from tf_neuralode.tensors import asserting, nan_unless
 
 
 def refusing_gradients(
@@ -51,7 +51,7 @@ def refusing_gradients(
 def _refused_at_run_time(d: tf.Tensor, inputs: Sequence[tf.Tensor], message: str) -> list:
     """Gradients of `inputs`: 0 if `d` is, otherwise NaN and an assertion that fails."""
     unused = tf.reduce_all(tf.equal(d, tf.zeros_like(d)))
-    with tf.control_dependencies([tf.debugging.Assert(unused, [message])]):
+    with asserting(unused, [message]):
         unused = tf.identity(unused)
 
     def poison(x: tf.Tensor) -> tf.Tensor:

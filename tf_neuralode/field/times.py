@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.field.clock import Clock, is_resolved
+from tf_neuralode.tensors import asserting
 
 
 def _as_floats(name: str, value) -> np.ndarray:
@@ -106,9 +107,7 @@ def checked(
     """
     known = tf.get_static_value(condition)
     if known is None:
-        with tf.control_dependencies(
-            [tf.debugging.Assert(condition, [message, "Received:", data])]
-        ):
+        with asserting(condition, [message, "Received:", data]):
             return tf.identity(value)
     if not known:
         raise ValueError(f"{message} {received()}")

@@ -20,7 +20,7 @@ from tf_neuralode.stepping.first_step import (
     first_step_size,
 )
 from tf_neuralode.stepping.types import Conditions, Point
-from tf_neuralode.tensors import all_finite, or_nan
+from tf_neuralode.tensors import all_finite, asserting, or_nan
 
 # The error of a step that happens to be zero must not become an infinite step; the bounds of the
 # factor cut in long before this.
@@ -200,7 +200,7 @@ def _in_solve(name: str, size: Any, dtype: tf.DType, unit: tf.Tensor | None) -> 
         size = tf.stop_gradient(tf.cast(size, dtype))
         positive = (size > 0) & tf.math.is_finite(size)
         message = f"Argument {name} must be a positive number or None. Received:"
-        with tf.control_dependencies([tf.debugging.Assert(positive, [message, size])]):
+        with asserting(positive, [message, size]):
             size = or_nan(positive, size)
     if size is None or unit is None:
         return size

@@ -17,4 +17,4 @@ from tf_neuralode.tensors.algebra import (
 from tf_neuralode.tensors.loops import while_loop
 from tf_neuralode.tensors.not_finite import infinite_if, nan_unless, or_nan, quotient_or_zero
 from tf_neuralode.tensors.tapes import may_be_recorded, may_be_watched
-from tf_neuralode.tensors.xla import compiled_as, inside_xla
+from tf_neuralode.tensors.xla import asserting, compiled_as, inside_xla

@@ -27,6 +27,16 @@ def compiled_as(xla: bool) -> Iterator[None]:
         _known.xla = before
 
 
+def asserting(condition: tf.Tensor, data: list) -> contextlib.AbstractContextManager:
+    """What is made in this context runs once it is sure that `condition` holds.
+
+    Not under XLA, which drops assertions, and says so on the screen.
+    """
+    if inside_xla():
+        return contextlib.nullcontext()
+    return tf.control_dependencies([tf.debugging.Assert(condition, data)])
+
+
 def inside_xla() -> bool:
     """True while a `tf.function(jit_compile=True)` is traced.
 
