@@ -43,7 +43,7 @@ def odeint(
     batch_ndims: int = 0,
     dense_output: bool = False,
     backward_counter: tf.Tensor | tf.Variable | None = None,
-    compile: Literal["auto", True, False] = "auto",
+    compile: Literal["auto", True, False] = False,
 ) -> Results:
     """Solves dy/dt = f(t, y) or f(t, y, params) with y(t[0]) = y0.
 
@@ -76,10 +76,10 @@ def odeint(
       dense_output: Whether to return the solution at all times between, as `Results.solution`.
       backward_counter: Scalar float tensor or variable whose "gradient" will be the number of
         evaluations of f in the backward pass.
-      compile: Whether a call outside of any `tf.function` compiles itself. `"auto"`: once it has
-        evaluated f 128 times, in one call or several, and where all that f reads is known, so that
-        nothing goes stale; see the guide. True: at the first call, and a `ValueError` where that
-        can't be. False: never, nor under `tf.config.run_functions_eagerly(True)`.
+      compile: Whether a call outside of any `tf.function` compiles itself, see the guide; on trial.
+        `"auto"`: once it has evaluated f 128 times, in one call or several, and where all that f
+        reads is known. True: at the first call, and a `ValueError` where that can't be. False, the
+        default: never.
 
     Returns:
       `Results`. After a failure the states are NaN and `diagnostics.status` says why.
@@ -100,7 +100,7 @@ def odeint(
         "dense_output": dense_output,
         "backward_counter": backward_counter,
     }
-    if compile and compiles_itself(solver, gradient):
+    if compile and compiles_itself(solver, gradient, dense_output):
         return solve_compiled(solve_from, f, y0, t, params, compile is True, **how)
     # Our code has no use for autograph, and converting it would take longer than tracing it.
     solve = tf.autograph.experimental.do_not_convert(solve_from)

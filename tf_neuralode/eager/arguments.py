@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_neuralode.eager.constants import Unguarded
+from tf_neuralode.eager.guards import is_plain
 from tf_neuralode.field import FlatState, output_times
 from tf_neuralode.tensors import may_be_watched
 
@@ -47,7 +49,7 @@ class Arguments:
             "direction": -1.0 if times[-1] < times[0] else 1.0,
             "times_are_constant": not wants_gradient,
         }
-        structure = repr(tf.nest.map_structure(lambda x: 0, self.given))
+        structure = tuple(_structure(part) for part in self.given)
         self.key: Hashable = (structure, *self.options.values())
 
     def trace(self, f: Callable[..., Any], further: list[tf.Tensor]) -> tuple[tf.Graph, bool]:
@@ -64,3 +66,18 @@ class Arguments:
 def _as_tensor(x: Any, dtype: tf.DType) -> tf.Tensor:
     is_number = isinstance(x, int | float) and not isinstance(x, bool)
     return tf.convert_to_tensor(x, dtype if is_number else None)
+
+
+def _structure(nest: Any) -> Hashable:
+    """Of Python's own containers and named tuples without methods; others have code of their own.
+
+    Raises:
+      Unguarded: for any other container.
+    """
+    if tf.is_tensor(nest):
+        return ()
+    if type(nest) is dict:
+        return (dict, *((name, _structure(nest[name])) for name in sorted(nest)))
+    if type(nest) is list or is_plain(nest):
+        return (type(nest), *map(_structure, nest))
+    raise Unguarded(f"state or params hold an object of type {type(nest).__name__}")

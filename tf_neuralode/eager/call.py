@@ -8,12 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from tf_neuralode.eager.arguments import Arguments
-from tf_neuralode.eager.called_back import CalledBack
 from tf_neuralode.eager.constants import Unguarded
 from tf_neuralode.eager.guards import Guard
 from tf_neuralode.eager.kept import Kept
-from tf_neuralode.eager.operations import stateful, suits_xla
-from tf_neuralode.eager.traced import with_autograph
+from tf_neuralode.eager.operations import same_in_xla, stateful
 from tf_neuralode.gradients.vjp import once_differentiable, without_gradients
 from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.tensors import may_be_recorded
@@ -30,14 +28,13 @@ class Call:
         self,
         solve: Callable[..., Results],
         arguments: Arguments,
-        read: Guard | CalledBack,
+        read: Guard,
         options: dict[str, Any],
     ) -> None:
         self._solve, self._arguments, self._read = solve, arguments, read
         self._options = {**options, **arguments.options}
         self._given = (*arguments.given, read.tensors)
         self._inputs = tf.nest.flatten(self._given)
-        self._function: Callable[[list[tf.Tensor]], Callable[..., Any]] = read.function
         self._traced_f: Callable[..., Any] | None = None
         conditions = options["conditions"].but(**read.conditions)
         self._options["conditions"] = conditions
@@ -77,18 +74,10 @@ class Call:
         Raises:
           Unguarded: if f draws random numbers, or does what else isn't a function.
         """
-        if isinstance(self._read, CalledBack):
-            return False
-        read = self._read
-        try:
-            graph, _ = self._arguments.trace(read.function, read.tensors)
-        except Exception:  # for want of autograph, which takes its time, or of a way
-            self._function = lambda tensors: with_autograph(read.function(tensors))
-            graph, _ = self._arguments.trace(self._function, read.tensors)
+        graph, _ = self._arguments.trace(self._read.function, self._read.tensors)
         if found := stateful(graph):
             raise Unguarded(f"it runs {found[0]}")
-        # Under XLA a dense solution has the room of all steps, eagerly its own.
-        return suits_xla(graph) and not self._options["dense_output"]
+        return same_in_xla(graph)
 
     def run(self, kept: Kept) -> Results:
         """What the compiled function returns; where a tape records, with its gradient."""
@@ -123,7 +112,7 @@ class Call:
 
         def f(*arguments: Any) -> Any:
             if self._traced_f is None:
-                self._traced_f = self._function(kept.placeholders)
+                self._traced_f = self._read.function(kept.placeholders)
             return self._traced_f(*arguments)
 
         return kept.tracing(f)
@@ -142,7 +131,7 @@ class Call:
             values = list(inputs)
             for i, x in zip(wanted, own, strict=True):
                 values[i] = x
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+            with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
                 tape.watch(own)
                 outputs = self._called(kept, values)
             states, others[:] = outputs[:num_states], outputs[num_states:]

@@ -16,17 +16,18 @@ LIBRARIES = {
     "tf_neuralode", "itertools", "functools",
 }  # fmt: skip
 # What of them gives another result each time, or tells how it is run, or acts on something else.
-_NOT_CONSTANT = {
-    "random", "executing_eagerly", "inside_function", "init_scope", "py_function",
-    "numpy_function", "py_func", "Variable", "variable", "timestamp", "device", "io", "summary",
-    "count", "cycle", "lru_cache", "cache",
-}  # fmt: skip
-_BUILTINS = {
-    "abs", "all", "any", "bool", "complex", "divmod", "enumerate", "filter", "float", "int",
-    "isinstance", "issubclass", "len", "list", "dict", "map", "max", "min", "pow", "range",
-    "reversed", "round", "set", "slice", "sorted", "str", "sum", "tuple", "zip", "type",
-    "ValueError", "TypeError", "NotImplementedError", "AssertionError", "callable", "repr",
-}  # fmt: skip
+_NOT_CONSTANT = set(
+    "random executing_eagerly inside_function init_scope py_function numpy_function py_func "
+    "eager_py_func Variable variable timestamp device io summary count cycle lru_cache cache "
+    "GradientTape gradients custom_gradient is_symbolic_tensor get_static_value is_tensor config "
+    "load read_file fromfile loadtxt genfromtxt memmap data saved_model train distribute debugging "
+    "print Module function layers Sequential Model epsilon floatx name_scope".split()
+)
+_BUILTINS = set(
+    "abs all any bool complex divmod enumerate filter float int len list dict map max min pow "
+    "range reversed round set slice sorted str sum tuple zip ValueError TypeError "
+    "NotImplementedError AssertionError".split()
+)
 _CODE = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc, type(np.dot))
 
 
@@ -36,8 +37,8 @@ class Unguarded(Exception):
 
 def of_constant(x: Any) -> Hashable:
     """A function or a class of a library, or of Python."""
-    name = getattr(x, "__name__", "")
-    if getattr(builtins, name, None) is x:
+    name = getattr(x, "__name__", "") if isinstance(x, _CODE) else ""
+    if name and getattr(builtins, name, None) is x:
         if name not in _BUILTINS:
             raise Unguarded(f"it calls {name}")
     elif not isinstance(x, _CODE) or not is_of_library(x) or name in _NOT_CONSTANT:
@@ -58,6 +59,9 @@ def of_library(module: types.ModuleType, attributes: tuple[str, ...]) -> Hashabl
 
 def is_of_library(x: Any) -> bool:
     """Whether `x`, or its type, was defined in one."""
+    if isinstance(x, types.FunctionType):  # whose __module__ may be copied
+        module = x.__globals__.get("__name__", "")
+        return module.split(".")[0] in LIBRARIES and "random" not in module
     module = getattr(x, "__module__", None) or getattr(type(x), "__module__", None) or ""
     return module.split(".")[0] in LIBRARIES and "random" not in module
 

@@ -30,6 +30,7 @@ class Kept:
       placeholders: What it has for the tensors that f reads.
       objects: References to what the key tells by its address.
       f: In this thread, the function that is traced.
+      lock: Held while it is.
     """
 
     num_evaluations: int = 0
@@ -40,6 +41,7 @@ class Kept:
     placeholders: Tensors = dataclasses.field(default_factory=list)
     objects: list[weakref.ref] = dataclasses.field(default_factory=list)
     f: threading.local = dataclasses.field(default_factory=threading.local)
+    lock: Any = dataclasses.field(default_factory=threading.RLock)
 
     def call(self, *arguments: Any) -> Any:
         """The function that is traced."""
@@ -48,12 +50,13 @@ class Kept:
     @contextlib.contextmanager
     def tracing(self, f: Callable[..., Any]) -> Iterator[None]:
         """In this context, and no longer, what is traced calls `f`."""
-        before = getattr(self.f, "function", None)
-        self.f.function = f
-        try:
-            yield
-        finally:
-            self.f.function = before
+        with self.lock:  # another thread must not find what is half made
+            before = getattr(self.f, "function", None)
+            self.f.function = f
+            try:
+                yield
+            finally:
+                self.f.function = before
 
 
 _kept: collections.OrderedDict[Hashable, Kept] = collections.OrderedDict()

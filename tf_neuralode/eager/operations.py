@@ -25,6 +25,29 @@ def operations(graph: tf.Graph) -> Iterator[tf.compat.v1.NodeDef]:
         yield from function.node_def
 
 
+# What gives the same under XLA, and has no inputs that are errors elsewhere.
+_SAME_IN_XLA = set(
+    "Placeholder Const Identity Add AddV2 AddN Sub Mul Neg RealDiv Div Pow Square Sqrt Rsqrt Exp "
+    "Expm1 Log1p Log Sin Cos Tan Tanh Sigmoid Softplus Relu Elu Sinh Cosh Abs Sign Maximum Minimum "
+    "MatMul BatchMatMulV2 Pack Unpack ConcatV2 Reshape ExpandDims Squeeze Transpose Sum Mean Max "
+    "Min Shape StridedSlice BroadcastTo Fill ZerosLike OnesLike SelectV2 Greater Less GreaterEqual "
+    "LessEqual Einsum BiasAdd Split SplitV NoOp".split()
+)
+
+
+def same_in_xla(graph: tf.Graph) -> bool:
+    """Whether all operations in `graph` are such as XLA neither drops nor answers otherwise."""
+    constants = {node.name for node in operations(graph) if node.op == "Const"}
+    for node in operations(graph):
+        if node.op not in _SAME_IN_XLA:
+            return False
+        if node.op == "StridedSlice" and not {*node.input[1:]} <= constants:
+            return False  # what is out of bounds is an error, and not under XLA
+        if node.op in ("RealDiv", "Div") and not tf.as_dtype(node.attr["T"].type).is_floating:
+            return False
+    return True
+
+
 def suits_xla(graph: tf.Graph) -> bool:
     """Whether a field that was traced into `graph` is one that XLA should compile."""
     on_cpu = not tf.config.list_logical_devices("GPU")
@@ -41,6 +64,6 @@ def stateful(graph: tf.Graph) -> list[str]:
     found = []
     for node in operations(graph):
         definition = graph.op_def_for_type(node.op)
-        if definition.is_stateful and node.op not in _PURE and node.op not in _NOT_FOR_XLA:
+        if definition.is_stateful and node.op not in _PURE and node.op != "Assert":
             found.append(node.op)
     return found

@@ -4,8 +4,7 @@
     y0, t, params, and the arrays and variables that f reads  ->  states, diagnostics
 
 A function is kept for each of the last keys. It holds neither f nor anything that f reads: those
-are there while it is traced, and come as arguments. An f of which that can't be said is called
-back, eagerly, from a compiled solve.
+are there while it is traced, and come as arguments. An f of which that can't be said stays eager.
 """
 
 from __future__ import annotations
@@ -18,21 +17,16 @@ import tensorflow as tf
 
 from tf_neuralode.eager.arguments import Arguments
 from tf_neuralode.eager.call import Call
-from tf_neuralode.eager.called_back import CalledBack
-from tf_neuralode.eager.constants import Unguarded
 from tf_neuralode.eager.guards import Guard
 from tf_neuralode.eager.kept import Kept, drop_the_oldest, look_up
 from tf_neuralode.eager.traced import with_autograph
 from tf_neuralode.results import Results
 from tf_neuralode.stepping import status as status_codes
-from tf_neuralode.tensors import may_be_recorded
 
 # As many evaluations of f, in all calls with one key, take about a third of the time that compiling
 # takes: who makes a few short calls doesn't wait. Counted, not timed: a program's numbers are the
 # same in each run.
 NUM_BEFORE_COMPILING = 128
-# Of an f that is called back, which gains less.
-NUM_BEFORE_CALLING_BACK = 512
 
 
 def check_compile(compile: Any) -> None:
@@ -43,7 +37,7 @@ def check_compile(compile: Any) -> None:
         )
 
 
-def compiles_itself(solver: Any, gradient: Any) -> bool:
+def compiles_itself(solver: Any, gradient: Any, dense_output: bool) -> bool:
     """Whether a call made here and now is one that may compile itself.
 
     Not within a function, nor under a strategy; kept activations are differentiated as they are.
@@ -53,6 +47,7 @@ def compiles_itself(solver: Any, gradient: Any) -> bool:
         and solver.is_ours
         and not solver.has_functions()
         and not gradient.keeps_activations
+        and not dense_output
         and not tf.config.functions_run_eagerly()
         and not tf.distribute.has_strategy()
     )
@@ -86,7 +81,7 @@ def solve_compiled(
         return as_it_comes()  # says what is wrong with them
     try:
         results, refused = attempt(arguments, Guard(f))
-    except Unguarded as error:
+    except Exception as error:  # of looking, where f may never look
         results, refused = None, str(error)
     if results is not None:
         return results
@@ -94,14 +89,10 @@ def solve_compiled(
         as_it_comes()  # what is wrong with f says more
         raise ValueError(
             "Argument compile=True needs an f of which all that it reads is known: numbers, "
-            "tuples, tensors, arrays, variables, Keras' layers, functions. Take compile='auto'. "
+            "tuples, floating-point tensors, arrays and variables, functions. Take compile='auto'. "
             f"Received: an f that can't be compiled, as {refused}"
         )
-    if may_be_recorded():
-        return as_it_comes()
-    with CalledBack(f, arguments) as called_back:
-        results, _ = attempt(arguments, called_back)
-    return as_it_comes() if results is None else results
+    return as_it_comes()
 
 
 class _Attempt:
@@ -117,36 +108,31 @@ class _Attempt:
         self._solve, self._as_it_comes, self._at_once = solve, as_it_comes, at_once
         self._options = options
 
-    def __call__(
-        self, arguments: Arguments, read: Guard | CalledBack
-    ) -> tuple[Results | None, str | None]:
+    def __call__(self, arguments: Arguments, read: Guard) -> tuple[Results | None, str | None]:
         """Results of an f that reads as `read` says; or `None`, and why it can't be compiled."""
         call = Call(self._solve, arguments, read, self._options)
         kept = look_up((read.key, call.key, _surroundings()), read.objects)
         if kept.function is None and kept.refused is None:
-            results = None if self._at_once else self._if_short(kept, read)
+            results = None if self._at_once else self._if_short(kept)
             if results is not None:
                 return results, None
             try:
-                call.compile(kept)
+                with kept.lock:
+                    if kept.function is None:
+                        call.compile(kept)
                 drop_the_oldest()
             except Exception as error:
                 kept.refused = f"tracing it gave {type(error).__name__}: {error}"
         return None if kept.refused else call.run(kept), kept.refused
 
-    def _if_short(self, kept: Kept, read: Guard | CalledBack) -> Results | None:
+    def _if_short(self, kept: Kept) -> Results | None:
         """The solve as it comes, if it, and those before, take few evaluations of f."""
-        solver, conditions, cut = self._options["solver"], self._options["conditions"], 0
-        if isinstance(read, CalledBack):
-            # A call of it may be seen, and an attempt that is given up must not be.
-            if kept.num_evaluations >= NUM_BEFORE_CALLING_BACK:
-                return None
-        else:
-            room = max(NUM_BEFORE_COMPILING - kept.num_evaluations, 0)
-            num_steps = room // solver.method.num_evaluations
-            cut = min(num_steps - solver.max_num_steps, 0)
-            if num_steps == 0 or (cut < 0 and not solver.is_adaptive):
-                return None
+        solver, conditions = self._options["solver"], self._options["conditions"]
+        room = max(NUM_BEFORE_COMPILING - kept.num_evaluations, 0)
+        num_steps = room // solver.method.num_evaluations
+        cut = min(num_steps - solver.max_num_steps, 0)
+        if num_steps == 0 or (cut < 0 and not solver.is_adaptive):
+            return None
         results = self._as_it_comes(conditions=conditions.but(further_steps=cut))
         report = results.diagnostics
         kept.num_evaluations += int(report.num_ode_fn_evaluations)
