@@ -192,12 +192,7 @@ def _flatten_params(
     f: Callable[..., Any], params: Any, flat: FlatState
 ) -> tuple[State, Callable[[tf.Tensor, State, Tensors], State]]:
     """The parameters that can have gradients, and f on flat lists of state and of those."""
-
-    def as_tensor(x: Any) -> tf.Tensor:
-        is_number = isinstance(x, int | float) and not isinstance(x, bool)
-        return tf.convert_to_tensor(x, flat.time_dtype if is_number else None)
-
-    structure = () if params is None else tf.nest.map_structure(as_tensor, params)
+    structure = () if params is None else tf.nest.map_structure(flat.as_parameter, params)
     leaves = tf.nest.flatten(structure)
     differentiable = [i for i, leaf in enumerate(leaves) if leaf.dtype.is_floating]
     # Gradients are sums over many steps, which 16 bits would round away.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -11,7 +10,7 @@ import tensorflow as tf
 
 from tf_neuralode.eager.constants import Unguarded
 from tf_neuralode.eager.guards import is_plain
-from tf_neuralode.field import FlatState, output_times
+from tf_neuralode.field import FlatState, as_times, output_times
 from tf_neuralode.tensors import may_be_watched
 
 
@@ -20,7 +19,6 @@ class Arguments:
 
     Attributes:
       flat: The state, as solves hold it.
-      clock: The time in which a solve runs.
       given: All of them, a nest of tensors.
       options: Arguments of `solve_from` that depend on them.
       key: What compiled code depends on besides shapes and dtypes.
@@ -31,41 +29,31 @@ class Arguments:
 
     def __init__(self, y0: Any, t: Any, params: Any, options: dict[str, Any]) -> None:
         self.flat = FlatState(y0)
-        dtype, counter = self.flat.time_dtype, options["backward_counter"]
-        times = np.asarray(t)
-        _, self.clock, _ = output_times(times, dtype)
-        parts = t if isinstance(t, list | tuple) else [t]
-        has_tensors = any(tf.is_tensor(x) or isinstance(x, tf.Variable) for x in parts)
-        t = tf.convert_to_tensor(t if has_tensors else times)
-        wants_gradient = may_be_watched(t)
-        as_tensor = functools.partial(_as_tensor, dtype=dtype)
+        counter, times = options["backward_counter"], np.asarray(t)
+        output_times(times, self.flat.time_dtype)  # or an error
+        t = tf.convert_to_tensor(as_times(t))
         self.given = (
             tf.nest.map_structure(tf.convert_to_tensor, y0),
             t,
-            () if params is None else (tf.nest.map_structure(as_tensor, params),),
+            () if params is None else (tf.nest.map_structure(self.flat.as_parameter, params),),
             () if counter is None else (tf.convert_to_tensor(counter),),
         )
         self.options = {
             "direction": -1.0 if times[-1] < times[0] else 1.0,
-            "times_are_constant": not wants_gradient,
+            "times_are_constant": not may_be_watched(t),
         }
         structure = tuple(_structure(part) for part in self.given)
         self.key: Hashable = (structure, *self.options.values())
 
-    def trace(self, f: Callable[..., Any], further: list[tf.Tensor]) -> tuple[tf.Graph, bool]:
-        """A graph of `f(further)` alone, to be looked at, and whether it uses the time."""
+    def trace(self, f: Callable[..., Any], further: list[tf.Tensor]) -> tf.Graph:
+        """A graph of `f(further)` alone, to be looked at."""
         graph = tf.__internal__.FuncGraph("field")
         placeholder = lambda x: tf.compat.v1.placeholder(x.dtype, x.shape)
         with graph.as_default():
             time = tf.compat.v1.placeholder(self.flat.time_dtype, [])
             y, _, params, _ = tf.nest.map_structure(placeholder, self.given)
             f([placeholder(x) for x in further])(time, y, *params)
-        return graph, bool(time.consumers())
-
-
-def _as_tensor(x: Any, dtype: tf.DType) -> tf.Tensor:
-    is_number = isinstance(x, int | float) and not isinstance(x, bool)
-    return tf.convert_to_tensor(x, dtype if is_number else None)
+        return graph
 
 
 def _structure(nest: Any) -> Hashable:

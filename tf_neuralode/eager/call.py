@@ -12,8 +12,8 @@ from tf_neuralode.eager.constants import Unguarded
 from tf_neuralode.eager.guards import Guard
 from tf_neuralode.eager.kept import Kept
 from tf_neuralode.eager.operations import same_in_xla, stateful
-from tf_neuralode.gradients.vjp import once_differentiable, without_gradients
-from tf_neuralode.results import DenseSolution, Results
+from tf_neuralode.gradients.vjp import once_differentiable
+from tf_neuralode.results import Results
 from tf_neuralode.tensors import may_be_recorded
 
 
@@ -36,15 +36,12 @@ class Call:
         self._given = (*arguments.given, read.tensors)
         self._inputs = tf.nest.flatten(self._given)
         self._traced_f: Callable[..., Any] | None = None
-        conditions = options["conditions"].but(**read.conditions)
-        self._options["conditions"] = conditions
         self.key: Hashable = (
             arguments.key,
             tuple((x.shape, x.dtype) for x in self._inputs),
             options["solver"],
             options["gradient"],
-            options["dense_output"],
-            conditions.batch_ndims,
+            options["conditions"].batch_ndims,
         )
 
     def compile(self, kept: Kept, xla: bool | None = None) -> None:
@@ -59,8 +56,7 @@ class Call:
             options = {**self._options, "backward_counter": counter[0] if counter else None}
             with self._tracing(kept):
                 results = self._solve(kept.call, y0, t, params, **options)
-            steps = () if results.solution is None else results.solution._steps
-            returned = (results.states, results.times, results.diagnostics, steps)
+            returned = (results.states, results.times, results.diagnostics)
             kept.structure = tf.nest.map_structure(lambda x: 0, returned)
             return tf.nest.flatten(returned)
 
@@ -74,7 +70,7 @@ class Call:
         Raises:
           Unguarded: if f draws random numbers, or does what else isn't a function.
         """
-        graph, _ = self._arguments.trace(self._read.function, self._read.tensors)
+        graph = self._arguments.trace(self._read.function, self._read.tensors)
         if found := stateful(graph):
             raise Unguarded(f"it runs {found[0]}")
         return same_in_xla(graph)
@@ -83,18 +79,8 @@ class Call:
         """What the compiled function returns; where a tape records, with its gradient."""
         run = self._recorded if may_be_recorded() else self._called
         outputs = run(kept, self._inputs)
-        states, times, diagnostics, steps = tf.nest.pack_sequence_as(kept.structure, outputs)
-        solution = None
-        if steps != ():
-            steps = without_gradients(steps, self._name)
-            arguments = self._arguments
-            solution = DenseSolution.from_steps(steps, arguments.flat.pack, arguments.clock)
-        return Results(times, states, diagnostics, solution)
-
-    @property
-    def _name(self) -> str:
-        """Of the gradient."""
-        return type(self._options["gradient"]).__name__
+        states, times, diagnostics = tf.nest.pack_sequence_as(kept.structure, outputs)
+        return Results(times, states, diagnostics)
 
     def _called(self, kept: Kept, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         with self._tracing(kept):
@@ -119,6 +105,7 @@ class Call:
 
     def _recorded(self, kept: Kept, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         num_states = len(self._arguments.flat.leaves)
+        name = type(self._options["gradient"]).__name__
         wanted = [i for i, x in enumerate(inputs) if x.dtype.is_floating or x.dtype.is_complex]
         others: list[tf.Tensor] = []
 
@@ -145,7 +132,7 @@ class Call:
                         output_gradients=d_states,
                         unconnected_gradients=tf.UnconnectedGradients.ZERO,
                     )
-                return once_differentiable(gradients, [*given, *d_states], self._name)
+                return once_differentiable(gradients, [*given, *d_states], name)
 
             return states, grad
 

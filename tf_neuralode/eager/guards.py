@@ -40,18 +40,13 @@ class Guard:
     Attributes:
       key: Hashable: equal for equal reads.
       tensors: Values of the arrays, tensors and variables that are read, as of now.
-      objects: What the key tells by its address.
-      conditions: What is known of its solves, see `Conditions`.
 
     Raises:
       Unguarded: where something else is read.
     """
 
-    conditions: dict[str, Any] = {}
-
     def __init__(self, function: Callable[..., Any]) -> None:
         self.tensors: list[tf.Tensor] = []
-        self.objects: list[Any] = []
         self._seen: dict[int, tuple[int, Make | None]] = {}
         self._kept: list[Any] = []  # so that no address is used twice
         self._root = function

@@ -6,8 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import threading
-import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from tf_neuralode.tensors import Tensors
@@ -28,7 +27,6 @@ class Kept:
       refused: Why it can't be compiled, or `None`.
       structure: Of what it returns.
       placeholders: What it has for the tensors that f reads.
-      objects: References to what the key tells by its address.
       f: In this thread, the function that is traced.
       lock: Held while it is.
     """
@@ -39,7 +37,6 @@ class Kept:
     refused: str | None = None
     structure: Any = None
     placeholders: Tensors = dataclasses.field(default_factory=list)
-    objects: list[weakref.ref] = dataclasses.field(default_factory=list)
     f: threading.local = dataclasses.field(default_factory=threading.local)
     lock: Any = dataclasses.field(default_factory=threading.RLock)
 
@@ -63,14 +60,11 @@ _kept: collections.OrderedDict[Hashable, Kept] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
-def look_up(key: Hashable, objects: Sequence[Any]) -> Kept:
-    """What is kept of `key`, which tells the `objects` by their addresses."""
+def look_up(key: Hashable) -> Kept:
+    """What is kept of `key`."""
     with _lock:
-        kept = _kept.pop(key, None)
-        # Something new can have the address of something that is gone.
-        if kept is None or any(reference() is None for reference in kept.objects):
-            kept = Kept(objects=[weakref.ref(x) for x in objects])
-        _kept[key] = kept
+        kept = _kept.setdefault(key, Kept())
+        _kept.move_to_end(key)
         while len(_kept) > _MAX_COUNTED:
             _kept.popitem(last=False)
         return kept

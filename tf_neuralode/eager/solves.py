@@ -111,7 +111,7 @@ class _Attempt:
     def __call__(self, arguments: Arguments, read: Guard) -> tuple[Results | None, str | None]:
         """Results of an f that reads as `read` says; or `None`, and why it can't be compiled."""
         call = Call(self._solve, arguments, read, self._options)
-        kept = look_up((read.key, call.key, _surroundings()), read.objects)
+        kept = look_up((read.key, call.key, _surroundings()))
         if kept.function is None and kept.refused is None:
             results = None if self._at_once else self._if_short(kept)
             if results is not None:

@@ -14,6 +14,7 @@ from tf_neuralode.field.flat_state import FlatState
 from tf_neuralode.field.precision import EPSILON, FieldPrecision, warn_of_tolerance
 from tf_neuralode.field.refusal import refusing_gradients
 from tf_neuralode.field.times import (
+    as_times,
     check_distinct,
     check_t_eval,
     check_t_span,

@@ -61,6 +61,11 @@ class FlatState:
         real_dtypes = [leaf.dtype.real_dtype for leaf in self.leaves]
         self.time_dtype = max(real_dtypes, key=lambda dtype: dtype.size, default=tf.float32)
 
+    def as_parameter(self, x: Any) -> tf.Tensor:
+        """A leaf of `params` as a tensor: Python's numbers take the state's real dtype."""
+        is_number = isinstance(x, int | float) and not isinstance(x, bool)
+        return tf.convert_to_tensor(x, self.time_dtype if is_number else None)
+
     def pack(self, leaves: State) -> Any:
         """The nest in the user's dtypes; leaves may have further leading axes."""
         cast = [tf.cast(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]

@@ -114,6 +114,13 @@ def checked(
     return value
 
 
+def as_times(t: Any) -> Any:
+    """`t` as a tensor, if it is one or holds some, otherwise as an array."""
+    parts = t if isinstance(t, list | tuple) else [t]
+    has_tensors = any(tf.is_tensor(x) or isinstance(x, tf.Variable) for x in parts)
+    return tf.convert_to_tensor(t) if has_tensors else np.asarray(t)
+
+
 def output_times(
     t: Any, dtype: tf.DType, direction: float | None = None
 ) -> tuple[Any, Clock, tf.Tensor | None]:
@@ -133,11 +140,7 @@ def output_times(
       tf.errors.InvalidArgumentError: for values at run time; not under XLA.
     """
     received = lambda: f"Received: t={t}"  # to print an array takes longer than to check it
-    parts = t if isinstance(t, list | tuple) else [t]
-    has_tensors = any(tf.is_tensor(x) or isinstance(x, tf.Variable) for x in parts)
-    times = tf.convert_to_tensor(t) if has_tensors else t
-    if not tf.is_tensor(times):
-        times = np.asarray(times)
+    times = as_times(t)
     own = tf.as_dtype(times.dtype)
     if not (own.is_floating or own.is_integer):
         raise TypeError(f"Argument t must hold real numbers. {received()}")

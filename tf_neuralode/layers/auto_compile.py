@@ -54,7 +54,7 @@ def choose(layer: Any, dynamics: Dynamics, y0: tf.Tensor, num_times: int | None)
     what = f"{many} {'output times' if many == num_times else 'equal steps'}"
     if many < MANY:
         return Choice(False, f"few steps to save time in: {what}")
-    refusal = _refusal(layer, dynamics, y0)
+    refusal = _refusal(dynamics, y0)
     return Choice(refusal is None, refusal or f"many steps to save time in: {what}")
 
 
@@ -82,17 +82,15 @@ def _in_loop_or_branch() -> bool:
     return name.startswith(("While", "Cond"))
 
 
-def _refusal(layer: Any, dynamics: Dynamics, y0: tf.Tensor) -> str | None:
+def _refusal(dynamics: Dynamics, y0: tf.Tensor) -> str | None:
     """Why XLA can't, or shouldn't, compile the field and its gradient; `None` if it should."""
-    field = Dynamics(layer.dynamics, layer.time_dependent, dynamics.training)
-
     num = len(dynamics.params)
 
     def slope_and_gradient(t: tf.Tensor, y: tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
         params, constants = list(values[:num]), list(values[num:])
         with tf.GradientTape() as tape:
             tape.watch([y, *params])
-            slope, _ = field.call_in_scope(t, y, params, constants)
+            slope, _ = dynamics.call_in_scope(t, y, params, constants)
         return [slope, *dense_gradients(tape, [slope], [y, *params], [slope])]
 
     function = tf.function(slope_and_gradient, jit_compile=True, autograph=False)
