@@ -68,6 +68,14 @@ def no_comparison_of_tensors_by_python_operators():
         yield
 
 
+@pytest.fixture(autouse=True)
+def the_same_random_numbers_in_every_run():
+    """Weights too: a run that fails can be repeated."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def once_a_run(tmp_path_factory, worker_id):
     """`once_a_run(name, make)` is `make()`, of JSON's types, made by the first worker that asks."""
