@@ -3,6 +3,7 @@
 import collections
 import functools
 import gc
+import math
 import types
 import weakref
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_neuralode import odeint, solvers
+from tf_neuralode import fields, odeint, solvers
 from tf_neuralode.eager import kept
 
 HEUN = solvers.Heun(num_steps=3)  # compiled in a moment
@@ -159,6 +160,12 @@ variable = tf.Variable([1.0, 1.0], dtype=tf.float64)
 tensor = tf.constant([1.0, 3.0], tf.float64)
 layer = keras.layers.Dense(2, activation="tanh", dtype="float64", name="read")
 layer.build((None, 2))
+model = growing = None  # made anew for each test
+own_activation = keras.layers.Activation(lambda x: GLOBAL * x, dtype="float64")
+own_activation.build((None, 2))
+mlp = fields.MLP(3, 1, time=True, dtype="float64")
+mlp.build([(None, 1), (None, 2)])
+of_keras = keras.Variable([1.0, 1.0], dtype="float64")
 
 
 def helper(y, by=1.0, *, also=0.0):
@@ -241,6 +248,38 @@ def wrapped(y):
 
 NAMED, METHOD = Pair(1.0), WithMethod(1.0)
 GUARDED = {
+    "weights": lambda: (
+        lambda t, y: layer(y[tf.newaxis])[0],
+        lambda: layer.set_weights([-w for w in layer.get_weights()]),
+    ),
+    "an activation": lambda: (
+        lambda t, y: layer(y[tf.newaxis])[0],
+        lambda: set_in(layer, "activation", keras.activations.relu),
+    ),
+    "weights of a layer in a model": lambda: (
+        lambda t, y: model(y[tf.newaxis])[0],
+        lambda: model.layers[1].set_weights([-w for w in model.layers[1].get_weights()]),
+    ),
+    "an activation in a model": lambda: (
+        lambda t, y: model(y[tf.newaxis])[0],
+        lambda: set_in(model.layers[0], "activation", lambda x: GLOBAL * x),
+    ),
+    "what an activation reads": lambda: (
+        lambda t, y: own_activation(y[tf.newaxis])[0],
+        lambda: set_global("GLOBAL", 2.0),
+    ),
+    "a layer added to a model": lambda: (
+        lambda t, y: growing(y[tf.newaxis])[0],
+        lambda: growing.add(keras.layers.Activation("tanh", dtype="float64")),
+    ),
+    "weights of a field": lambda: (
+        lambda t, y: mlp([t[None, None], y[tf.newaxis]])[0],
+        lambda: mlp.set_weights([-w for w in mlp.get_weights()]),
+    ),
+    "a variable of Keras": lambda: (
+        lambda t, y: of_keras * y,
+        lambda: of_keras.assign([2.0, 3.0]),
+    ),
     "a named tuple": lambda: (lambda t, y: NAMED.k * y, lambda: set_global("NAMED", Pair(2.0))),
     "a global in a generator": lambda: (
         lambda t, y: sum(GLOBAL * y for _ in range(2)),
@@ -250,7 +289,7 @@ GUARDED = {
     "a global": lambda: (lambda t, y: GLOBAL * y, lambda: set_global("GLOBAL", 2.0)),
     "an int for a float": lambda: (lambda t, y: 1 / GLOBAL * y, lambda: set_global("GLOBAL", 3)),
     "the sign of zero": lambda: (
-        lambda t, y: y * (1.0 if str(SIGN)[0] == "-" else 2.0),
+        lambda t, y: y * math.copysign(0.5, SIGN),
         lambda: set_global("SIGN", -0.0),
     ),
     "a global of a helper": lambda: (lambda t, y: helper(y), lambda: set_global("GLOBAL", 2.0)),
@@ -291,14 +330,6 @@ GUARDED = {
     ),
 }  # fmt: skip
 UNGUARDED = {
-    "weights": lambda: (
-        lambda t, y: layer(y[tf.newaxis])[0],
-        lambda: layer.set_weights([-w for w in layer.get_weights()]),
-    ),
-    "an activation": lambda: (
-        lambda t, y: layer(y[tf.newaxis])[0],
-        lambda: set_in(layer, "activation", keras.activations.relu),
-    ),
     "an object": reading_an_object,
     "a list": reading_a_list,
     "a dict": reading_a_dict,
@@ -334,6 +365,11 @@ def as_before():
     module.K, module.f = 1.0, lambda y: y
     globals()["variable"] = tf.Variable([1.0, 1.0], dtype=tf.float64)
     layer.activation = keras.activations.tanh
+    dense = lambda: keras.layers.Dense(2, activation="tanh", dtype="float64")
+    inputs = lambda: keras.Input((2,), dtype="float64")
+    globals()["model"] = keras.Sequential([inputs(), dense(), dense()])
+    globals()["growing"] = keras.Sequential([inputs(), dense()])
+    of_keras.assign([1.0, 1.0])
 
 
 @pytest.mark.usefixtures("as_before")
@@ -366,15 +402,36 @@ class OwnLayer(keras.layers.Layer):
 own_layer = OwnLayer(dtype="float64")
 
 
+def catching(t, y):
+    try:
+        return float(t) * y
+    except TypeError:
+        return y
+
+
+def placed(t, y):
+    z = -y
+    return z if z.device else y
+
+
 @pytest.mark.parametrize(
     ("f", "reason"),
     [
-        (lambda t, y: y * np.random.normal(), "numpy.random.normal"),
-        (lambda t, y: tf.random.normal([2], dtype=y.dtype), "tensorflow.random.normal"),
-        (lambda t, y: print(y) or y, "it calls print"),
-        (lambda t, y: own_layer(y), "an object of type OwnLayer"),
+        (catching, "it has a try or a with"),
+        (placed, "it asks for .device of what it computes"),
+        (lambda t, y: y * len(f"{t}"), "it formats text"),
+        (
+            lambda t, y: tf.keras.layers.Dense(2, dtype=y.dtype)(y[None])[0],
+            "it reads tf.keras.layers.Dense",
+        ),
+        (lambda t, y: tf.cast(tf.executing_eagerly(), y.dtype) * y, "tf.executing_eagerly"),
+        (lambda t, y: variable.assign_add(y) - y, "it reads assign_add of a tensor"),
+        (lambda t, y: y * np.random.normal(), "it reads np.random.normal"),
+        (lambda t, y: tf.random.normal([2], dtype=y.dtype), "it reads tf.random.normal"),
+        (lambda t, y: print(y) or y, "it reads builtins.print"),
+        (lambda t, y: own_layer(y), "a layer of type OwnLayer"),
         (tf.function(lambda t, y: -y), "an object of type"),
-        (lambda t, y: setattr(module, "K", 2) or y, "it calls setattr"),
+        (lambda t, y: setattr(module, "K", 2) or y, "it reads builtins.setattr"),
     ],
 )
 def test_the_error_says_what_is_in_the_way(f, reason):

@@ -43,7 +43,7 @@ def odeint(
     batch_ndims: int = 0,
     dense_output: bool = False,
     backward_counter: tf.Tensor | tf.Variable | None = None,
-    compile: Literal["auto", True, False] = False,
+    compile: Literal["auto", True, False] = "auto",
 ) -> Results:
     """Solves dy/dt = f(t, y) or f(t, y, params) with y(t[0]) = y0.
 
@@ -76,10 +76,10 @@ def odeint(
       dense_output: Whether to return the solution at all times between, as `Results.solution`.
       backward_counter: Scalar float tensor or variable whose "gradient" will be the number of
         evaluations of f in the backward pass.
-      compile: Whether a call outside of any `tf.function` compiles itself, see the guide; on trial.
-        `"auto"`: once it has evaluated f 128 times, in one call or several, and where all that f
-        reads is known. True: at the first call, and a `ValueError` where that can't be. False, the
-        default: never.
+      compile: Whether a call outside of any `tf.function` compiles itself, see the guide. `"auto"`:
+        once it has evaluated f 128 times, in one call or several, and where all that f reads is
+        known. True: at the first call, and a `ValueError` where that can't be. False: never; f runs
+        line by line.
 
     Returns:
       `Results`. After a failure the states are NaN and `diagnostics.status` says why.
@@ -87,24 +87,48 @@ def odeint(
     Raises:
       ValueError, TypeError: for arguments that don't fit.
     """
+    # Where autograph is on it converts this function, and no other of ours.
+    return _solve(
+        tf.__internal__.autograph.control_status_ctx(),
+        f,
+        y0,
+        t,
+        params,
+        solver_given=(solver, rtol, atol, norm),
+        gradient=gradient,
+        batch_ndims=batch_ndims,
+        dense_output=dense_output,
+        backward_counter=backward_counter,
+        compile=compile,
+    )
+
+
+@tf.autograph.experimental.do_not_convert
+def _solve(
+    context: Any,
+    f: Callable[..., Any],
+    y0: Any,
+    t: Any,
+    params: Any,
+    *,
+    solver_given: tuple[Any, ...],
+    gradient: Any,
+    batch_ndims: Any,
+    compile: Any,
+    **how: Any,
+) -> Results:
+    """`odeint`, called in the `context` of autograph; our code has no use for it."""
     check_compile(compile)
-    solver = adapted(solvers.get(solver, rtol, atol, norm))
+    solver = adapted(solvers.get(*solver_given))
     gradient = gradients.get(gradient).chosen(solver)
-    if dense_output:
+    if how["dense_output"]:
         solver.check_ours("Argument dense_output needs a solver of tf_neuralode.solvers.")
     conditions = Conditions(batch_ndims=checks.count("batch_ndims", batch_ndims))
-    how = {
-        "solver": solver,
-        "gradient": gradient,
-        "conditions": conditions,
-        "dense_output": dense_output,
-        "backward_counter": backward_counter,
-    }
-    if compile and compiles_itself(solver, gradient, dense_output):
-        return solve_compiled(solve_from, f, y0, t, params, compile is True, **how)
-    # Our code has no use for autograph, and converting it would take longer than tracing it.
-    solve = tf.autograph.experimental.do_not_convert(solve_from)
-    return solve(with_autograph(f), y0, t, params, **how)
+    how |= {"solver": solver, "gradient": gradient, "conditions": conditions}
+    plain = with_autograph(f, context)
+    if compile and compiles_itself(solver, gradient, how["dense_output"]):
+        return solve_compiled(solve_from, f, plain, y0, t, params, compile is True, **how)
+    return solve_from(plain, y0, t, params, **how)
 
 
 def solve_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -12,7 +13,7 @@ from tf_neuralode.eager.constants import Unguarded
 from tf_neuralode.eager.guards import Guard
 from tf_neuralode.eager.kept import Kept
 from tf_neuralode.eager.operations import same_in_xla, stateful
-from tf_neuralode.gradients.vjp import once_differentiable
+from tf_neuralode.eager.recorded import recorded_once
 from tf_neuralode.results import Results
 from tf_neuralode.tensors import may_be_recorded
 
@@ -77,8 +78,14 @@ class Call:
 
     def run(self, kept: Kept) -> Results:
         """What the compiled function returns; where a tape records, with its gradient."""
-        run = self._recorded if may_be_recorded() else self._called
-        outputs = run(kept, self._inputs)
+        called = functools.partial(self._called, kept)
+        if may_be_recorded():
+            num = len(self._arguments.flat.leaves)
+            name = type(self._options["gradient"]).__name__
+            in_trace = functools.partial(self._tracing, kept)
+            outputs = recorded_once(called, self._inputs, num, name, in_trace)
+        else:
+            outputs = called(self._inputs)
         states, times, diagnostics = tf.nest.pack_sequence_as(kept.structure, outputs)
         return Results(times, states, diagnostics)
 
@@ -102,38 +109,3 @@ class Call:
             return self._traced_f(*arguments)
 
         return kept.tracing(f)
-
-    def _recorded(self, kept: Kept, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-        num_states = len(self._arguments.flat.leaves)
-        name = type(self._options["gradient"]).__name__
-        wanted = [i for i, x in enumerate(inputs) if x.dtype.is_floating or x.dtype.is_complex]
-        others: list[tf.Tensor] = []
-
-        # For what has gradients alone: TensorFlow handles each argument and result by itself.
-        @tf.custom_gradient
-        def states(*given: tf.Tensor) -> tuple:
-            # What surrounding tapes record of it is nothing: for two TensorFlow would derive the
-            # function again and again.
-            own = [tf.stop_gradient(x) for x in given]
-            values = list(inputs)
-            for i, x in zip(wanted, own, strict=True):
-                values[i] = x
-            with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
-                tape.watch(own)
-                outputs = self._called(kept, values)
-            states, others[:] = outputs[:num_states], outputs[num_states:]
-
-            def grad(*d_states: tf.Tensor) -> list[tf.Tensor]:
-                d_states = tuple(tf.convert_to_tensor(d) for d in d_states)
-                with self._tracing(kept):
-                    gradients = tape.gradient(
-                        states,
-                        own,
-                        output_gradients=d_states,
-                        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-                    )
-                return once_differentiable(gradients, [*given, *d_states], name)
-
-            return states, grad
-
-        return [*states(*[inputs[i] for i in wanted]), *others]

@@ -1,34 +1,56 @@
-"""What never changes: Python's own functions, and those of the libraries."""
+"""What of Python and the libraries is a function of its arguments alone.
+
+Whatever isn't listed here might tell how or where it is run, draw random numbers, read files or
+settings, or act on something else. A function that asks for it stays as it comes.
+"""
 
 from __future__ import annotations
 
 import builtins
-import sys
+import functools
+import itertools
+import math
+import operator
 import types
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-# Libraries whose modules, functions and classes are constants.
-LIBRARIES = {
-    "tensorflow", "keras", "numpy", "math", "cmath", "operator", "tensorflow_probability",
-    "tf_neuralode", "itertools", "functools",
-}  # fmt: skip
-# What of them gives another result each time, or tells how it is run, or acts on something else.
-_NOT_CONSTANT = set(
-    "random executing_eagerly inside_function init_scope py_function numpy_function py_func "
-    "eager_py_func Variable variable timestamp device io summary count cycle lru_cache cache "
-    "GradientTape gradients custom_gradient is_symbolic_tensor get_static_value is_tensor config "
-    "load read_file fromfile loadtxt genfromtxt memmap data saved_model train distribute debugging "
-    "print Module function layers Sequential Model epsilon floatx name_scope".split()
-)
-_BUILTINS = set(
+_BUILTINS = (
     "abs all any bool complex divmod enumerate filter float int len list dict map max min pow "
-    "range reversed round set slice sorted str sum tuple zip ValueError TypeError "
-    "NotImplementedError AssertionError".split()
+    "range reversed round set slice sorted sum tuple zip ValueError TypeError "
+    "NotImplementedError AssertionError"
 )
-_CODE = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc, type(np.dot))
+_OPERATOR = (
+    "add sub mul truediv floordiv mod pow neg pos matmul abs eq ne lt le gt ge and_ or_ not_ "
+    "getitem"
+)
+_NUMPY = (
+    "array asarray zeros ones full eye arange linspace sqrt exp log sin cos tan tanh arctan sinh "
+    "cosh abs sign minimum maximum power square sum prod mean dot matmul outer diag deg2rad "
+    "float16 float32 float64 complex64 complex128 int32 int64 bool_"
+)
+_TENSORFLOW = (
+    "abs acos acosh add add_n argmax argmin argsort asin asinh atan atan2 atanh boolean_mask "
+    "broadcast_to case cast clip_by_norm clip_by_value complex concat cond constant "
+    "convert_to_tensor cos cosh cumsum divide einsum ensure_shape equal exp expand_dims eye fill "
+    "floor foldl foldr gather gather_nd greater greater_equal identity less less_equal linspace "
+    "logical_and logical_not logical_or map_fn matmul maximum meshgrid minimum multiply negative "
+    "norm not_equal one_hot ones ones_like pad pow range rank realdiv reduce_all reduce_any "
+    "reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod reduce_sum repeat reshape "
+    "reverse roll round scalar_mul scan scatter_nd searchsorted sequence_mask shape sigmoid sign "
+    "sin sinh size slice sort split sqrt square squeeze stack stop_gradient subtract switch_case "
+    "tan tanh tensor_scatter_nd_add tensor_scatter_nd_sub tensor_scatter_nd_update tensordot tile "
+    "transpose truediv unstack vectorized_map where while_loop zeros zeros_like"
+)
+# Random numbers in them are found by what they trace to.
+_WHOLE_MODULES = (math, tf.math, tf.linalg, tf.nn, tf.signal, keras.ops, keras.activations)
+_NOT_OF_WHOLE_MODULES = {"custom_gradient", "jvp", "deserialize", "get", "convert_to_numpy"}
+# Of tensors and variables, what is the same however they are computed.
+OF_TENSORS = {"shape", "dtype", "get_shape", "ndim"}
 
 
 class Unguarded(Exception):
@@ -36,36 +58,44 @@ class Unguarded(Exception):
 
 
 def of_constant(x: Any) -> Hashable:
-    """A function or a class of a library, or of Python."""
-    name = getattr(x, "__name__", "") if isinstance(x, _CODE) else ""
-    if name and getattr(builtins, name, None) is x:
-        if name not in _BUILTINS:
-            raise Unguarded(f"it calls {name}")
-    elif not isinstance(x, _CODE) or not is_of_library(x) or name in _NOT_CONSTANT:
-        raise Unguarded(f"it reads an object of type {type(x).__name__}")
-    if getattr(x, "__closure__", None) and not _is_of_module(x):
-        raise Unguarded(f"it calls {name}, which was made of something else")
-    return ("constant", x)
+    """Key of a function or a class that is one of the constants.
+
+    Raises:
+      Unguarded: for everything else.
+    """
+    if id(x) not in _constants():
+        raise Unguarded(f"it reads {_described(x)}")
+    return ("constant", id(x))
 
 
-def of_library(module: types.ModuleType, attributes: tuple[str, ...]) -> Hashable | None:
-    """Key of what is asked of `module`; `None` if it isn't a library's."""
-    if module.__name__.split(".")[0] not in LIBRARIES:
-        return None
-    if _NOT_CONSTANT & {*module.__name__.split("."), *attributes}:
-        raise Unguarded(f"it calls {module.__name__}.{'.'.join(attributes)}")
-    return ("library", module.__name__, attributes)
+def is_constant(x: Any) -> bool:
+    """Whether `x` is one of them."""
+    return id(x) in _constants()
 
 
-def is_of_library(x: Any) -> bool:
-    """Whether `x`, or its type, was defined in one."""
-    if isinstance(x, types.FunctionType):  # whose __module__ may be copied
-        module = x.__globals__.get("__name__", "")
-        return module.split(".")[0] in LIBRARIES and "random" not in module
-    module = getattr(x, "__module__", None) or getattr(type(x), "__module__", None) or ""
-    return module.split(".")[0] in LIBRARIES and "random" not in module
+@functools.cache
+def _constants() -> dict[int, Any]:
+    """By address; they are held here, so that no other object gets it."""
+    return {id(x): x for x in _all()}
 
 
-def _is_of_module(x: Any) -> bool:
-    """Whether a module holds `x` under its name, and so for ever."""
-    return getattr(sys.modules.get(x.__module__), x.__name__, None) is x
+def _all() -> Iterator[Any]:
+    for module, names in (
+        (builtins, _BUILTINS), (operator, _OPERATOR), (np, _NUMPY), (tf, _TENSORFLOW),
+        (itertools, "accumulate chain combinations product repeat"),
+        (functools, "partial reduce"),
+    ):  # fmt: skip
+        yield from (getattr(module, name) for name in names.split())
+    for module in _WHOLE_MODULES:
+        for name in vars(module).keys() - _NOT_OF_WHOLE_MODULES:
+            if not name.startswith("_") and isinstance(x := getattr(module, name), _FUNCTIONS):
+                yield x
+
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+
+
+def _described(x: Any) -> str:
+    if isinstance(x, (*_FUNCTIONS, type)):
+        return f"{x.__module__}.{x.__qualname__}"
+    return f"an object of type {type(x).__name__}"

@@ -13,17 +13,13 @@ import types
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode.eager.constants import (
-    LIBRARIES,
-    Unguarded,
-    is_of_library,
-    of_constant,
-    of_library,
-)
+from tf_neuralode.eager.constants import OF_TENSORS, Unguarded, is_constant, of_constant
 from tf_neuralode.eager.copies import Make, look_up, with_replaced
+from tf_neuralode.eager.layers import parts_of, with_values
 from tf_neuralode.eager.reads import Read, reads_of
 
 _BY_VALUE = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range)
@@ -65,7 +61,10 @@ class Guard:
             return (type(x), repr(x)), None
         if isinstance(x, tf.DType | np.dtype | np.generic):
             return (type(x), repr(x)), None
-        if isinstance(x, types.FunctionType) and not is_of_library(x) and (attributes or vars(x)):
+        if is_constant(x):
+            return of_constant(x), None
+        is_function = isinstance(x, types.FunctionType) and not _is_of_library(x)
+        if is_function and (attributes or vars(x)):
             raise Unguarded(f"it reads attributes of {x.__name__}, or may")
         if id(x) in self._seen:
             index, make = self._seen[id(x)]
@@ -73,25 +72,24 @@ class Guard:
         if isinstance(x, tuple) and is_plain(x):
             return self._of_tuple(x)
         self._kept.append(x)
-        if isinstance(x, tf.Tensor | tf.Variable | np.ndarray):
+        if isinstance(x, tf.Tensor | tf.Variable | np.ndarray) or type(x) is keras.Variable:
             return self._of_tensor(x, attributes)
         if type(x) is functools.partial and not attributes:
             return self._of_partial(x)
-        if isinstance(x, types.FunctionType) and not attributes and not is_of_library(x):
+        if isinstance(x, keras.layers.Layer) and not attributes:
+            return self._of_layer(x)
+        if is_function:
             return self._of_function(x)
         return of_constant(x), None
 
     def _of_module(self, module: types.ModuleType, attributes: tuple[str, ...]) -> Hashable:
         if not attributes:
             raise Unguarded(f"it hands on the module {module.__name__}")
-        key = of_library(module, attributes)
-        if key is not None:
-            return key
         name, *rest = attributes
         key, make = self._value(getattr(module, name), tuple(rest))
         if make is not None:
             raise Unguarded(f"it reads an array of the module {module.__name__}")
-        return (module.__name__, name, key)
+        return key
 
     def _remember(self, x: Any, make: Make | None) -> None:
         self._kept.append(x)
@@ -101,18 +99,28 @@ class Guard:
         # Others are other numbers in NumPy's arithmetic than in TensorFlow's.
         if isinstance(x, np.ndarray) and (type(x) is not np.ndarray or x.dtype != np.float64):
             raise Unguarded(f"it reads an array of type {type(x).__name__}, dtype {x.dtype}")
-        if (
-            type(x).__module__.split(".")[0] not in LIBRARIES
-            or not tf.as_dtype(x.dtype).is_floating
-        ):
+        if not _is_of_library(type(x)) or not tf.as_dtype(x.dtype).is_floating:
             raise Unguarded(f"it reads an object of type {type(x).__name__}, dtype {x.dtype}")
-        if not {*attributes} <= {"shape", "dtype"}:
+        same = OF_TENSORS if isinstance(x, tf.Tensor | tf.Variable) else {"shape", "ndim"}
+        if not {*attributes[:1]} <= same:
             raise Unguarded(f"it reads {attributes[0]} of a tensor")
         index, tensor = len(self.tensors), tf.convert_to_tensor(x)
         self.tensors.append(tensor)
         make = lambda tensors: tensors[index]
         self._remember(x, make)
         return ("tensor", tensor.shape, tensor.dtype.name), make
+
+    def _of_layer(self, x: keras.layers.Layer) -> tuple[Hashable, Make | None]:
+        settings, variables = parts_of(x)
+        key, made = self._of_tuple(settings)
+        if made is not None:
+            raise Unguarded(f"it calls the layer {x.name}, whose activation reads a tensor")
+        begin = len(self.tensors)
+        self.tensors += [tf.convert_to_tensor(v.value) for v in variables]
+        end = len(self.tensors)
+        make = lambda tensors: with_values(x, variables, tensors[begin:end])
+        self._remember(x, make)
+        return ("layer", key, tuple((t.shape, t.dtype.name) for t in self.tensors[begin:])), make
 
     def _of_tuple(self, x: tuple) -> tuple[Hashable, Make | None]:
         items = [self._value(item, ()) for item in x]
@@ -156,8 +164,7 @@ class Guard:
         key, defaults = self._of_tuple(given)
         parts += [key, *(function.__kwdefaults__ or {})]
         for read in reads:
-            value = look_up(function, read)
-            key, replaced = self._value(value, read.attributes)
+            key, replaced = self._of_read(function, read)
             parts.append((read, key))
             if replaced is not None:
                 places.append((read, replaced))
@@ -165,6 +172,28 @@ class Guard:
             self._seen[id(function)] = self._seen[id(function)][0], None
             return tuple(parts), None
         return tuple(parts), make
+
+    def _of_read(self, function: types.FunctionType, read: Read) -> tuple[Hashable, Make | None]:
+        value = look_up(function, read)
+        try:
+            return self._value(value, read.attributes)
+        except Unguarded:
+            if isinstance(value, types.ModuleType):
+                raise Unguarded(f"it reads {'.'.join([read.name, *read.attributes])}") from None
+            raise
+
+
+def _is_of_library(x: Any) -> bool:
+    """Whether a function, or a type, says that it was defined in one."""
+    return (x.__module__ or "").split(".")[0] in {"tensorflow", "keras", "numpy"}
+
+
+def settings_key(layer: keras.layers.Layer) -> Hashable | None:
+    """What a layer reads of itself in a call, but for its variables; `None` if that isn't known."""
+    try:
+        return Guard(layer).key
+    except Exception:  # of looking, where it may never look
+        return None
 
 
 def is_plain(x: Any) -> bool:

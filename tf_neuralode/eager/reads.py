@@ -12,15 +12,32 @@ import functools
 import types
 from typing import NamedTuple
 
+import tensorflow as tf
+
+from tf_neuralode.eager.constants import OF_TENSORS
+
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME"}
 _CLOSURE = {"LOAD_DEREF", "LOAD_CLOSURE", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD"}
 # Between a name and its attribute.
 _NOTHING = {"CACHE", "EXTENDED_ARG", "PUSH_NULL", "PRECALL", "NOP"}
+_ASKS = _ATTRIBUTE | {"LOAD_SPECIAL"}
+# Code that does what can't be known from it, or that depends on how it is run: what catches errors
+# would catch those of tracing.
 _OPAQUE = {
-    "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR", "STORE_NAME", "DELETE_NAME",
-    "IMPORT_NAME", "IMPORT_FROM", "IMPORT_STAR", "LOAD_BUILD_CLASS", "YIELD_VALUE", "SEND",
-    "GET_AWAITABLE", "DELETE_DEREF", "LOAD_SUPER_ATTR", "LOAD_FROM_DICT_OR_GLOBALS",
+    **dict.fromkeys(
+        ["SETUP_FINALLY", "SETUP_WITH", "BEFORE_WITH", "PUSH_EXC_INFO"], "it has a try or a with"
+    ),
+    **dict.fromkeys(["FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC"], "it formats text"),
+    **dict.fromkeys(
+        ["STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR", "STORE_NAME", "DELETE_NAME",
+         "DELETE_DEREF"], "it changes what is outside of it"
+    ),
+    **dict.fromkeys(["IMPORT_NAME", "IMPORT_FROM", "IMPORT_STAR"], "it imports"),
+    **dict.fromkeys(
+        ["LOAD_BUILD_CLASS", "LOAD_SUPER_ATTR", "LOAD_FROM_DICT_OR_GLOBALS"], "it makes a class"
+    ),
+    **dict.fromkeys(["YIELD_VALUE", "SEND", "GET_AWAITABLE"], "it is a generator"),
 }  # fmt: skip
 
 
@@ -56,16 +73,21 @@ def _collect(code: types.CodeType, free: frozenset, found: dict[Read, None]) -> 
     # The closure is that of the outermost function: what it hands on to inner ones is local.
     instructions = [one for one in dis.get_instructions(code) if one.opname not in _NOTHING]
     own = set(code.co_cellvars)
+    num_of_name = 0  # how many of the next attributes are asked of a name, and guarded with it
     for i, one in enumerate(instructions):
         of_generator = one.opname == "YIELD_VALUE" and code.co_name == "<genexpr>"
         if one.opname in _OPAQUE and not of_generator:
-            return f"it has {one.opname.lower()} in {code.co_name}"
+            return _OPAQUE[one.opname]
         if one.opname == "STORE_DEREF" and one.argval in free and one.argval not in own:
             return f"it assigns to {one.argval} of an outer function"
         is_global = one.opname in _GLOBAL
         is_free = one.opname in _CLOSURE and one.argval in free and one.argval not in own
+        if one.opname in _ASKS and num_of_name == 0 and _tells_how(one.argval):
+            return f"it asks for .{one.argval} of what it computes"
+        num_of_name = max(num_of_name - 1, 0)
         if is_global or is_free:
             attributes = _attributes(instructions[i + 1 :])
+            num_of_name = len(attributes)
             found[Read(one.argval, attributes, is_global)] = None
     inner = free - own
     for constant in code.co_consts:
@@ -74,6 +96,17 @@ def _collect(code: types.CodeType, free: frozenset, found: dict[Read, None]) -> 
             if opaque is not None:
                 return opaque
     return None
+
+
+def _tells_how(attribute: str) -> bool:
+    """Whether an attribute of a tensor, or of anything else, may depend on how it is computed."""
+    return attribute.startswith("_") or attribute == "format" or attribute in _of_tensors()
+
+
+@functools.cache
+def _of_tensors() -> set[str]:
+    kinds = (tf.Tensor, tf.Variable, type(tf.constant(0)), tf.__internal__.SymbolicTensor)
+    return set().union(*map(dir, kinds)) - OF_TENSORS
 
 
 def _attributes(instructions: list[dis.Instruction]) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from tf_neuralode.eager.arguments import Arguments
 from tf_neuralode.eager.call import Call
 from tf_neuralode.eager.guards import Guard
 from tf_neuralode.eager.kept import Kept, drop_the_oldest, look_up
-from tf_neuralode.eager.traced import with_autograph
 from tf_neuralode.results import Results
 from tf_neuralode.stepping import status as status_codes
 
@@ -56,6 +55,7 @@ def compiles_itself(solver: Any, gradient: Any, dense_output: bool) -> bool:
 def solve_compiled(
     solve: Callable[..., Results],
     f: Callable[..., Any],
+    plain: Callable[..., Any],
     y0: Any,
     t: Any,
     params: Any,
@@ -67,10 +67,10 @@ def solve_compiled(
     Args:
       solve: `odeint.solve_from`.
       f, y0, t, params: As in `odeint`.
+      plain: `f`, with autograph where it is traced.
       at_once: Whether to compile at the first call, and to raise ValueError if that can't be.
       options: Further arguments of `solve`.
     """
-    plain = with_autograph(f)
     as_it_comes = lambda **changes: solve(plain, y0, t, params, **{**options, **changes})
     attempt = _Attempt(solve, as_it_comes, at_once, options)
     try:

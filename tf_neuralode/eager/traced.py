@@ -8,12 +8,15 @@ from typing import Any
 import tensorflow as tf
 
 
-def with_autograph(f: Callable[..., Any]) -> Callable[..., Any]:
+def with_autograph(f: Callable[..., Any], context: Any) -> Callable[..., Any]:
     """`f`, with autograph where it is traced, as everywhere in a `tf.function`.
 
     Eagerly it is called as it is: converted, `float(t)` would give a float32 tensor.
+
+    Args:
+      f: A user's function.
+      context: Of autograph, where that was handed over.
     """
-    context = tf.__internal__.autograph.control_status_ctx()
     converted = tf.__internal__.autograph.tf_convert(f, context)
 
     def called(*arguments: Any) -> Any:

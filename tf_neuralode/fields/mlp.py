@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tf_neuralode.eager import add_kind
 from tf_neuralode.fields.field import Activation, Field
 from tf_neuralode.solvers import checks
 
@@ -73,3 +74,6 @@ class MLP(Field):
 
     def _make_layer(self, size: int, input_shape: Any, is_last: bool) -> keras.layers.Layer:
         return keras.layers.Dense(size, **self._layer_arguments(input_shape[-1], is_last))
+
+
+add_kind(MLP, "time", "out_scale")

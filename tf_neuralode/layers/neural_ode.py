@@ -16,6 +16,7 @@ from tf_neuralode.layers import build_dynamics, shared_dynamics
 from tf_neuralode.layers.auto_compile import Choice, explanation
 from tf_neuralode.layers.check_settings import check_settings
 from tf_neuralode.layers.compiled import Compiled
+from tf_neuralode.layers.eager_solves import EagerSolves
 from tf_neuralode.layers.solving_layer import SolvingLayer
 from tf_neuralode.solvers.checks import plain
 from tf_neuralode.solvers.spelling import did_you_mean
@@ -69,7 +70,8 @@ class NeuralODE(SolvingLayer):
       jit_compile: Whether to compile this solve with XLA, whatever the model does. `"auto"`: in
         training on ten or more output times or equal steps, where the dynamics suits XLA (no
         convolutions on a CPU, no assertions, prints or Python functions), for the first three sizes
-        of the batch; `explain` says what was chosen. With True, numbers among the dynamics'
+        of the batch; `explain` says what was chosen. Eager calls then run in a graph once they have
+        evaluated a dynamics whose settings are known 128 times, see the guide. With True, numbers among the dynamics'
         attributes (`Dropout.rate`) are read as in a `tf.function`: anew after the model's
         `compile`, but not from one eager call to the next.
 
@@ -184,6 +186,7 @@ class NeuralODE(SolvingLayer):
         if track_stats:
             self._make_stats()
         self._compiled_solve = Compiled(self._solve)
+        self._eager_solves = EagerSolves(self)
         self._choices: dict[str, Choice] = {}  # of whether to compile it
         self._writes = (True, True)  # whether calls of dynamics may: in inference, in training
         self._num_probed = 0  # trainable weights

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_neuralode.eager import add_kind
 from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.solvers import checks
 
@@ -135,3 +136,6 @@ class ConcatTime(ReadOnly, keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "axis": self.axis}
+
+
+add_kind(ConcatTime, "axis")

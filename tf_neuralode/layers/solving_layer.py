@@ -84,6 +84,8 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
             solve = self._compiled_solve.for_dynamics(
                 self.dynamics, dynamics, expects_backward, bounded=bounded
             )
+        elif tf.executing_eagerly() and self.jit_compile == "auto":
+            solve = functools.partial(self._eager_solves, dynamics, expects_backward)
         counter = None
         if logged and training and self._nfe_backward is not None:
             counter = counter_into(self._nfe_backward, [y0, *params])
