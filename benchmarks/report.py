@@ -9,13 +9,12 @@ import platform
 
 from matplotlib.figure import Figure
 
+import kinds
 import settings
 import studies
+from remarks import is_ours, of_defaults
+from tables import best, cell, short, table
 
-HEADER = (
-    "| setting | ms a step, median | minimum | first call, s | evaluations forward + backward "
-    "| peak memory, MB | gradient's relative error |\n|---|---|---|---|---|---|---|"
-)
 # Of the best peer's time, to be reached by the best of our settings.
 TARGETS = {"mnist": 0.5, "mlp": 0.42, "conv": 0.55, "long": 0.6, "wide": 0.6}
 COLOURS = {
@@ -25,6 +24,7 @@ COLOURS = {
     "torchdiffeq": "#0072b2",
     "torchode": "#56b4e9",
     "diffrax": "#009e73",
+    "SciPy": "#cc79a7",
 }
 
 
@@ -46,9 +46,11 @@ def markdown(results):
         f"{results['machine']}. {results['num_rounds']} interleaved rounds. {versions}.",
     ]
     parts.append(_summary(results["workloads"]))
+    if defaults := of_defaults(results["workloads"]):
+        parts += ["Our layer with nothing chosen:", defaults]
     for name, rows in results["workloads"].items():
-        parts += [f"## {name}", _table(rows)]
-        parts += [_fit_differences(rows) if name == "fit" else _first_calls(rows)]
+        kind = kinds.of(name)
+        parts += [f"## {name}", table(rows, kind.columns), kind.remarks(rows)]
     for name, groups in results["studies"].items():
         parts += [f"## Study: {name}", _study(studies.make(name), groups)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -66,53 +68,14 @@ def _study(study, groups):
         cells, first = [rows[0]["label"]], None
         for row in rows:
             if "error" in row:
-                cells.append(f"failed: {_cell(row['error'])}")
+                cells.append(f"failed: {cell(row['error'])}")
                 continue
             figure = study.figure(row)
             first = first or figure
-            cells.append(f"{_short(figure)} ({figure / first:.2f})")
+            cells.append(f"{short(figure)} ({figure / first:.2f})")
         lines.append(f"| {' | '.join(cells)} |")
     header = f"{study.question} {study.unit}, and in brackets the ratio to the first column."
     return header + "\n\n" + "\n".join(lines)
-
-
-def _table(rows):
-    done = sorted((row for row in rows if "median_ms" in row), key=lambda row: row["median_ms"])
-    failed = [row for row in rows if "median_ms" not in row]
-    lines = [HEADER]
-    for row in done:
-        cells = [
-            f"{row['library']}: {row['label']}",
-            _short(row["median_ms"]),
-            _short(row["min_ms"]),
-            f"{row['first_call_s']:.2f}",
-            " + ".join(map(str, row.get("num_evaluations") or ["-"])),
-            f"{row['peak_memory_mb']:.0f}",
-            f"{row['gradient_error']:.1e}" if "gradient_error" in row else "-",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        f"| {row['library']}: {row['label']} | failed: {_cell(row['error'])} |" for row in failed
-    ]
-    return "\n".join(lines)
-
-
-def _cell(text):
-    return text.replace("|", "\\|")[:120]
-
-
-def _short(number):
-    return f"{number:.3g}" if number < 100 else f"{number:.0f}"
-
-
-def best(rows, select):
-    """The row with the least median among those selected; `None` if there is none."""
-    rows = [row for row in rows if "median_ms" in row and select(row)]
-    return min(rows, key=lambda row: row["median_ms"], default=None)
-
-
-def _is_ours(row):
-    return row["library"] == settings.OURS
 
 
 def _is_peer(row):
@@ -121,7 +84,7 @@ def _is_peer(row):
 
 def _as_accurate_as(peer):
     """Selects ours with at most the peer's error."""
-    return lambda row: _is_ours(row) and row["gradient_error"] <= peer["gradient_error"]
+    return lambda row: is_ours(row) and row["relative_error"] <= peer["relative_error"]
 
 
 def _limit_of(ours):
@@ -142,8 +105,10 @@ def _summary(workloads):
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in workloads.items():
+        if kinds.of(name) is not kinds.TRAINING:
+            continue
         peer = best(rows, _is_peer)
-        ours = peer and (best(rows, _as_accurate_as(peer)) or best(rows, _is_ours))
+        ours = peer and (best(rows, _as_accurate_as(peer)) or best(rows, is_ours))
         if not ours:
             continue
         limit = best(rows, _limit_of(ours))
@@ -151,57 +116,17 @@ def _summary(workloads):
         cells = [
             name,
             ours["label"],
-            _short(ours["median_ms"]),
+            short(ours["median_ms"]),
             f"{peer['library']} {peer['label']}",
-            _short(peer["median_ms"]),
+            short(peer["median_ms"]),
             "{:.2f} ({:.2f})".format(*ratios),
             str(TARGETS.get(name, "-")),
             f"{ours['median_ms'] / limit['median_ms']:.2f}" if limit else "-",
-            f"{ours['gradient_error']:.1e}",
-            f"{peer['gradient_error']:.1e}",
+            f"{ours['relative_error']:.1e}",
+            f"{peer['relative_error']:.1e}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
-
-
-def _first_calls(rows):
-    """First calls, and TFP in the same mode."""
-    done = [row for row in rows if "median_ms" in row]
-    lines = []
-    for mode, xla in (("graph", False), ("XLA", True)):
-        ours = best(done, lambda row: _is_ours(row) and row["options"]["xla"] is xla)
-        stock = best(done, lambda row: row["library"] == "TFP" and row["options"]["xla"] is xla)
-        if ours is None:
-            continue
-        line = f"- {mode}: our best ({ours['label']}) first call {ours['first_call_s']:.2f} s"
-        if stock is not None:
-            ratio = stock["median_ms"] / ours["median_ms"]
-            line += f"; {ratio:.1f} times as fast as TFP in the same mode"
-        lines.append(line + ".")
-    diffrax = best(done, lambda row: row["library"] == "diffrax")
-    if diffrax is not None:
-        lines.append(f"- diffrax's best: first call {diffrax['first_call_s']:.2f} s.")
-    return "\n".join(lines)
-
-
-def _fit_differences(rows):
-    """Ms a batch above the model with Identity, the faster of its two modes."""
-    limit = best(rows, lambda row: row["library"] == settings.LIMIT)
-    if limit is None:
-        return ""
-    lines = [
-        f"Above the same model with Identity ({limit['label']}, {limit['median_ms']:.2f} ms a "
-        "batch), median of the rounds' differences:\n",
-        "| setting | ms a batch |\n|---|---|",
-    ]
-    above = []
-    for row in rows:
-        if _is_ours(row) and "median_ms" in row:
-            pairs = zip(row["rounds_ms"], limit["rounds_ms"], strict=True)
-            differences = sorted(mine - base for mine, base in pairs)
-            above.append((differences[len(differences) // 2], row["label"]))
-    lines += [f"| {label} | {difference:.2f} |" for difference, label in sorted(above)]
-    return "\n".join(lines)
 
 
 def plot(results, path):
@@ -221,10 +146,10 @@ def plot(results, path):
         labels = [f"{row['library']}: {row['label']}" for row in rows]
         bars = axis.barh(labels, medians, color=[COLOURS[row["library"]] for row in rows])
         axis.plot([row["min_ms"] for row in rows], labels, "k|", label="minimum")
-        axis.bar_label(bars, [_short(m) for m in medians], padding=3, fontsize=7)
+        axis.bar_label(bars, [short(m) for m in medians], padding=3, fontsize=7)
         axis.set_xscale("log")
         axis.set_xlim(right=max(medians) * 1.5)
         axis.tick_params(axis="y", labelsize=7)
         axis.margins(y=0.01)
-        axis.set_title(f"{name}: ms a training step, median (tick: minimum)", fontsize=9)
+        axis.set_title(f"{name}: ms a step, median (tick: minimum)", fontsize=9)
     figure.savefig(path, dpi=130)

@@ -1,4 +1,4 @@
-"""Measure the training step of tf_neuralode against its peers, interleaved.
+"""Measure tf_neuralode against its peers, interleaved.
 
     python benchmarks/run.py
     python benchmarks/run.py --workloads mnist,mlp --rounds 15 --output benchmarks/results
@@ -18,14 +18,17 @@ import tempfile
 import numpy as np
 
 import driver
+import kinds
 import peers
-import reference
 import report
 import settings
 import studies
 import workloads
 
-DEFAULT_WORKLOADS = ("mnist", "mlp", "conv", "long", "wide", "fit")
+DEFAULT_WORKLOADS = (
+    *("mnist", "mlp", "conv", "long", "wide", "fit"),
+    *("spiral", "lotka_volterra", "lorenz", "serve"),
+)
 
 
 class Bench:
@@ -42,20 +45,15 @@ class Bench:
         if self._peers_python is not None:
             self.versions |= peers.versions(self._peers_python)
         self._folder = pathlib.Path(args.scratch)
+        self._references = {}  # paths, by workload
 
     def compare(self, name):
         """Figures of all settings on one workload, a list."""
         print(f"{name}:", flush=True)
-        workload = workloads.make(name)
-        rows = [({"name": name}, setting) for setting in settings.for_workload(workload)]
-        if workload is None:
-            return self._measure([lambda entries: rows])
-        reference_path = self._folder / "reference.npz"
-        np.savez(reference_path, *reference.gradient(workload))
-        limit = lambda entries: [
-            ({"name": name}, setting) for setting in settings.straight(_counts(entries))
-        ]
-        return self._measure([lambda entries: rows, limit], reference_path)
+        kind = kinds.of(name)
+        rows = lambda entries: kind.rows(name)
+        limits = lambda entries: kind.limits(name, _counts(entries))
+        return self._measure([rows, limits], kind)
 
     def study(self, name):
         """Figures of a study's rows, a list for each of its groups."""
@@ -65,19 +63,24 @@ class Bench:
         figures = self._measure(groups, in_turns=study.in_turns)
         return [[row for row in figures if row["group"] == i] for i in range(len(study.groups))]
 
-    def _measure(self, groups, reference_path=None, in_turns=True):
-        """Starts the groups one after the other, then lets all take turns."""
+    def _measure(self, groups, kind=None, in_turns=True):
+        """Starts the groups one after the other, then lets all take turns.
+
+        A study has no `kind`: neither errors nor more than one first step.
+        """
         entries = []
         with open(self._folder / "workers.log", "a") as log:
             try:
                 for index, group in enumerate(groups):
                     for workload, setting in group(entries):
-                        entry = driver.Entry(setting, workload, index)
+                        num_first_steps = kind.num_first_steps if kind else 1
+                        entry = driver.Entry(setting, workload, index, num_first_steps)
                         python = self._python(setting)
                         if python is None or not self._pattern.search(setting.name):
                             continue
                         entries.append(entry)
-                        entry.start(python, self._num_threads, log, reference_path)
+                        path = self._reference(workload, kind) if kind else None
+                        entry.start(python, self._num_threads, log, path)
                         if not in_turns:
                             entry.stop()
                         print(f"  {setting.name}: {_brief(entry.figures)}", flush=True)
@@ -86,6 +89,17 @@ class Bench:
             finally:
                 figures = [entry.finish() for entry in entries]
         return figures
+
+    def _reference(self, workload, kind):
+        """Path of what a step's result is compared with; `None` if it isn't."""
+        key = json.dumps(workload)
+        if key not in self._references:
+            expected = kind.expected(workloads.make(**workload))
+            path = self._folder / f"reference-{len(self._references)}.npz"
+            if expected is not None:
+                np.savez(path, *expected)
+            self._references[key] = None if expected is None else path
+        return self._references[key]
 
     def _python(self, setting):
         """`None` if the setting is left out."""
@@ -122,7 +136,7 @@ def parse_arguments(argv=None):
         "--output", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results"
     )
     parser.add_argument("--peers-python", help="a Python with the peers; default: makes one")
-    parser.add_argument("--no-peers", action="store_true", help="tf_neuralode and TFP alone")
+    parser.add_argument("--no-peers", action="store_true", help="tf_neuralode, TFP and SciPy alone")
     args = parser.parse_args(argv)
     if args.workloads is None:
         args.workloads = [] if args.studies else list(DEFAULT_WORKLOADS)

@@ -5,6 +5,10 @@ from typing import Any
 
 OTHER_SOLVERS = ("tsit5", "verner6", "sofroniou_spaletta4", "bosh3")  # than dormand_prince
 OURS, LIMIT = "tf_neuralode", "straight"
+GRADIENTS = ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint")
+LIBRARIES_OF_PEERS = ("torchdiffeq", "torchode", "diffrax")  # in an environment of their own
+# What "nothing chosen" is compared with differs from it in no more than these.
+CHOICES_OF_SPEED = {"gradient", "xla", "api"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +26,11 @@ class Setting:
 
     @property
     def needs_peers(self):
-        return self.module in ("torchdiffeq", "torchode", "diffrax")
-
-    @property
-    def is_peer(self):
-        return self.library not in (OURS, LIMIT)
+        return self.library in LIBRARIES_OF_PEERS
 
 
-def for_workload(workload):
-    """All settings that are measured on `workload`; those without a solver come later."""
-    if workload is None:
-        return fit()
+def training(workload):
+    """All that are measured on a training step; those without a solver come later."""
     return [
         *ours(),
         *_ours_with_little_room(workload),
@@ -59,18 +57,26 @@ def ours_setting(gradient, xla, **options):
 
 
 def ours():
-    gradients = ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint")
-    rows = []
+    rows = [_default("ours", "layer, default", api="layer")]
     for xla in (False, True):
-        rows += [ours_setting(gradient, xla) for gradient in gradients]
+        rows += [ours_setting(gradient, xla) for gradient in GRADIENTS]
         for gradient in ("tape", "tape_kept"):
             rows += [ours_setting(gradient, xla, solver=solver) for solver in OTHER_SOLVERS]
         # The norm of the peers; the others take ours, "max".
         rows += [ours_setting(g, xla, norm="mean") for g in ("adjoint", "tape", "tape_kept")]
-        # A layer that compiles itself can't keep activations.
-        rows += [ours_setting("adjoint", xla, api="layer")]
-        rows += [ours_setting("tape" if xla else "tape_kept", xla, api="layer")]
+    rows += [ours_setting(gradient, False, api="layer") for gradient in ("adjoint", "tape_kept")]
+    rows += [ours_setting(g, True, api="layer") for g in GRADIENTS if _suits_layer(g)]
     return rows
+
+
+def _default(module, label, **options):
+    """The layer with neither a gradient nor XLA chosen."""
+    return Setting(OURS, module, {"gradient": "auto", "xla": "auto", **options}, label)
+
+
+def _suits_layer(gradient):
+    """A layer that compiles itself can't keep activations."""
+    return gradient != "tape_kept"
 
 
 def _few_steps(workload):
@@ -119,13 +125,61 @@ def fit():
     """Those of the `fit` workload; the limit is the model without a solve."""
     rows = [Setting(LIMIT, "fit", {"gradient": None, "xla": None}, "Identity, graph")]
     rows += [Setting(LIMIT, "fit", {"gradient": None, "xla": "model"}, "Identity, XLA")]
-    for gradient in ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint"):
+    return rows + _models("fit")
+
+
+def _models(module):
+    """A Keras model that is trained by `fit`: with nothing chosen, and with each choice."""
+    rows = [_default(module, "default")]
+    for gradient in GRADIENTS:
         for xla, label in ((None, "graph"), ("layer", "XLA in the layer"), ("model", "XLA")):
-            if (gradient, xla) == ("tape_kept", "layer"):
-                continue
-            options = {"gradient": gradient, "xla": xla}
-            rows.append(Setting(OURS, "fit", options, f"{gradient}, {label}"))
+            if xla != "layer" or _suits_layer(gradient):
+                options = {"gradient": gradient, "xla": xla}
+                rows.append(Setting(OURS, module, options, f"{gradient}, {label}"))
     return rows
+
+
+def spiral():
+    rows = _models("spiral")
+    rows.append(_default("spiral", "default, 50 steps per execution", steps_per_execution=50))
+    for gradient in ("direct", "adjoint"):
+        rows.append(Setting("torchdiffeq", "spiral_torchdiffeq", {"gradient": gradient}, gradient))
+    for row in _diffrax():
+        if row.options["solver"] != "bosh3":
+            rows.append(dataclasses.replace(row, module="spiral_diffrax"))
+    return rows
+
+
+def lotka_volterra():
+    modes = {
+        "auto": 'eager, compile="auto"',
+        False: "eager, compile=False",
+        "graph": "graph",
+        "XLA": "XLA",
+    }
+    rows = [Setting(OURS, "forward", {"mode": mode}, label) for mode, label in modes.items()]
+    return [*rows, Setting("SciPy", "scipy_forward", {"method": "RK45"}, "RK45")]
+
+
+def lorenz(what):
+    """`what` is the work, in words, since there are several in one table."""
+    options = {"mode": "XLA", "max_num_steps": 10_000}
+    return [
+        Setting(OURS, "forward", options, f"dormand_prince8, XLA, {what}"),
+        Setting("SciPy", "scipy_forward", {"method": "DOP853"}, f"DOP853, {what}"),
+    ]
+
+
+def serve(what):
+    """`what` as in `lorenz`."""
+    rows = [
+        Setting(LIMIT, "serve", {"layer": "dense"}, "an exported Dense layer"),
+        Setting(OURS, "serve", {"layer": "ode"}, "default layer, exported"),
+        Setting("torchdiffeq", "serve_torchdiffeq", {"solver": "dopri5"}, "dopri5"),
+        Setting("diffrax", "serve_diffrax", {"solver": "dopri5"}, "dopri5"),
+        Setting("diffrax", "serve_diffrax", {"solver": "tsit5"}, "tsit5"),
+    ]
+    return [dataclasses.replace(row, label=f"{row.label}, {what}") for row in rows]
 
 
 def _tfp():

@@ -13,6 +13,8 @@ import protocol
 import reference
 import workloads
 
+SECONDS_OF_LONG_CALL = 0.5  # what a cold cache costs doesn't show there
+
 
 class Worker:
     """Each public method is a command, its result the answer."""
@@ -24,33 +26,44 @@ class Worker:
         self._workload = workloads.make(**workload)
         self._options = options
         self._competitor = None
+        self._last_call_s = 0.0
 
-    def first_call(self):
-        """Seconds of the first step: tracing, compiling and running it once."""
+    def first_run(self, num_steps, seconds):
+        """Seconds of each call until `num_steps` are done, tracing and compiling included.
+
+        Ends early, where those behind the first have taken `seconds`. The number of a call's steps
+        goes with them.
+        """
         self._competitor = self._module.build(self._workload, **self._options)
         # The imports have made a full collection due, 0.2 s with TensorFlow's and TFP's objects,
         # and it would come somewhere in the midst of this call.
         gc.collect()
-        return _seconds(self._competitor.step)
+        calls = []
+        while len(calls) * self._steps_per_call < num_steps:
+            if len(calls) >= 2 and sum(calls[1:]) >= seconds:
+                break
+            calls.append(self._call())
+        return {"calls": calls, "steps_per_call": self._steps_per_call}
 
     def run(self, num_steps):
-        """Milliseconds a step, after one more call that isn't timed."""
-        steps_per_call = getattr(self._competitor, "steps_per_call", 1)
-        # `fit` goes on training: too many epochs would measure an overtrained, stiff field.
-        num_calls = math.ceil(num_steps / steps_per_call)
-        self._competitor.step()
-        start = time.perf_counter()
-        for _ in range(num_calls):
-            self._competitor.step()
-        seconds = time.perf_counter() - start
-        return 1000 * seconds / (num_calls * steps_per_call)
+        """Milliseconds a step, of each call; one more before them isn't timed."""
+        # `fit` begins anew: too many epochs would measure an overtrained, stiff field.
+        getattr(self._competitor, "reset", lambda: None)()
+        if self._last_call_s < SECONDS_OF_LONG_CALL:
+            self._call()
+        num_calls = math.ceil(num_steps / self._steps_per_call)
+        return [1000 * self._call() / self._steps_per_call for _ in range(num_calls)]
+
+    def figures(self):
+        """What else there is to say of this competitor, by name."""
+        return getattr(self._competitor, "figures", dict)()
 
     def peak_memory(self):
         """MB above what the process held after its imports."""
         return (_peak_memory() - self._memory_after_import) / 2**20
 
-    def gradient_error(self, path):
-        """Relative error against the gradients in the file `path`."""
+    def relative_error(self, path):
+        """Relative error against what is in the file `path`: gradients, or states."""
         with np.load(path) as file:
             expected = [file[f"arr_{i}"] for i in range(len(file.files))]
         return reference.relative_error(
@@ -58,14 +71,19 @@ class Worker:
         )
 
     def count(self):
-        """Evaluations of f, forwards and backwards."""
-        return self._competitor.count()
+        """Evaluations of f, forwards and backwards; `None` where they aren't counted."""
+        return getattr(self._competitor, "count", lambda: None)()
 
+    @property
+    def _steps_per_call(self):
+        return getattr(self._competitor, "steps_per_call", 1)
 
-def _seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    def _call(self):
+        """Its seconds."""
+        start = time.perf_counter()
+        self._competitor.step()
+        self._last_call_s = time.perf_counter() - start
+        return self._last_call_s
 
 
 def _reset_peak_memory():

@@ -2,10 +2,14 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
+import reference
+
 TOLERANCE = 1e-3  # rtol and atol alike
+NUM_STEPS = 500  # of a first run, all tracing and compiling counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,39 @@ class Workload:
     @property
     def is_convolution(self):
         return self.y0.ndim == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A known dy/dt = field(y), solved forwards alone, in float64."""
+
+    name: str
+    field: Callable[[np.ndarray], list]  # the slopes of a state
+    y0: np.ndarray
+    times: np.ndarray
+    rtol: float
+    atol: float
+    is_predictable: bool = True  # or chaotic for so long that no digit of the end is certain
+
+
+@dataclasses.dataclass(frozen=True)
+class Spiral:
+    """One series to learn dy/dt = tanh(y^3 * w1 + b1) * w2 + b2 from; the loss is the mean square.
+
+    What torchdiffeq's and DiffEqFlux's first examples do. The tolerances are our layer's defaults.
+    """
+
+    name: str
+    y0: np.ndarray  # (1, 2)
+    times: np.ndarray
+    series: np.ndarray  # (times, 2), the states of the true field
+    weights: list[np.ndarray]
+    biases: list[np.ndarray]
+    num_steps: int
+    learning_rate: float = 0.05
+    max_num_steps: int = 256  # of a solve, for a competitor that wants a bound
+    rtol: float = 1e-3
+    atol: float = 1e-6
 
 
 def _dense(name, batch, widths, end=1.0, num_outputs=1, max_num_steps=64):
@@ -69,6 +106,50 @@ def _wide(batch=64):
     return _dense("wide", batch, (1024, 1024))
 
 
+def _serve(batch=1):
+    """Solved forwards, as an exported model does."""
+    return _dense("serve", batch, (20, 10, 10, 20))
+
+
+def _spiral(num_steps=NUM_STEPS):
+    y0, times = np.array([2.0, 0.0]), np.linspace(0.0, 1.5, 30)
+    truth = Problem("spiral", _spiral_field, y0, times, rtol=0.0, atol=0.0)
+    rng = np.random.default_rng(0)
+    return Spiral(
+        "spiral",
+        y0[np.newaxis].astype("float32"),
+        times,
+        reference.solution(truth).astype("float32"),
+        [_glorot(rng, shape) for shape in ((2, 50), (50, 2))],
+        [np.zeros(width, "float32") for width in (50, 2)],
+        num_steps,
+    )
+
+
+def _spiral_field(y):
+    u, v = y**3
+    return [-0.1 * u - 2.0 * v, 2.0 * u - 0.1 * v]
+
+
+def _lotka_volterra(tolerance=1e-6):
+    def field(y):
+        u, v = y
+        return [1.5 * u - u * v, u * v - 3.0 * v]
+
+    times = np.linspace(0.0, 15.0, 100)
+    return Problem("lotka_volterra", field, np.array([1.0, 1.0]), times, tolerance, tolerance)
+
+
+def _lorenz(end=100.0, tolerance=1e-8):
+    def field(y):
+        u, v, w = y
+        return [10.0 * (v - u), u * (28.0 - w) - v, u * v - 8.0 / 3.0 * w]
+
+    y0, times = np.array([1.0, 0.0, 0.0]), np.linspace(0.0, end, 101)
+    # An error grows by a factor of 1e8 until t = 20, and of 1e39 until t = 100.
+    return Problem("lorenz", field, y0, times, tolerance, tolerance, is_predictable=end <= 20)
+
+
 def _tiny(batch=4):
     """For the tests of this harness."""
     return _dense("tiny", batch, (3, 5, 3))
@@ -80,6 +161,10 @@ _MAKERS = {
     "conv": _conv,
     "long": _long,
     "wide": _wide,
+    "spiral": _spiral,
+    "lotka_volterra": _lotka_volterra,
+    "lorenz": _lorenz,
+    "serve": _serve,
     "tiny": _tiny,
 }
 

@@ -1,8 +1,6 @@
 """tf_neuralode: `odeint`, or the layer `NeuralODE` around the same field."""
 
-import functools
-
-from competitors import tensorflow_field
+from competitors import keras_field, tensorflow_field
 
 import keras  # isort: skip
 import tensorflow as tf
@@ -20,12 +18,16 @@ SOLVERS = {
 
 def build(workload, gradient, xla, solver="dormand_prince", api="odeint", norm="max", **options):
     """With `norm="mean"` the error is the mean over the batch, as that of the peers."""
+    if api == "layer":
+        return Layer(workload, xla, gradient)
     max_num_steps = options.pop("max_num_steps", workload.max_num_steps)
     solver = SOLVERS[solver](workload.rtol, workload.atol, max_num_steps=max_num_steps, norm=norm)
-    if gradient == "tape_kept":
-        gradient = gradients.Tape(checkpoint=False)
-    make = {"odeint": Odeint, "layer": Layer}[api]
-    return make(workload, xla, solver, gradient, **options)
+    return Odeint(workload, xla, solver, gradient_of(gradient), **options)
+
+
+def gradient_of(name):
+    """The argument `gradient` of that name in the tables."""
+    return gradients.Tape(checkpoint=False) if name == "tape_kept" else name
 
 
 class Odeint(tensorflow_field.Competitor):
@@ -47,29 +49,45 @@ class Odeint(tensorflow_field.Competitor):
 
 
 class Layer(tensorflow_field.Competitor):
-    """The layer; with `xla` it compiles its solve by itself, the step around it is a graph."""
+    """The layer with its own solver, called to train; the step around it is a graph.
 
-    def __init__(self, workload, xla, solver, gradient):
+    `xla` is its `jit_compile`. With "auto", and `gradient` as well, nothing is chosen.
+    """
+
+    def __init__(self, workload, xla, gradient):
         super().__init__(workload, xla=False)
-        self._make = functools.partial(
-            NeuralODE,
-            FieldLayer(self.field, workload.weights),
-            (workload.times[0], workload.times[-1]),
-            t_eval=workload.times[1:],
-            return_sequences=True,
-            solver=solver,
-            gradient=gradient,
-        )
-        self._layer = self._make(jit_compile=xla)
-        self._layer.build(self.y0.shape)
-        self.weights = [w.value for w in self._layer.trainable_weights]
+        self._settings = {
+            "t_span": (workload.times[0], workload.times[-1]),
+            "gradient": gradient_of(gradient),
+            "rtol": workload.rtol,
+            "atol": workload.atol,
+        }
+        if len(workload.times) > 2:
+            self._settings |= {"t_eval": workload.times[1:], "return_sequences": True}
+        self._xla = xla
+        self._layer = None
 
     def solve(self, y0, weights):
-        return self._layer(y0)
+        return self._layer(y0, training=True)
+
+    def step(self):
+        if self._layer is None:  # a part of the first step, since it traces the field
+            self._layer, self.weights = self._make(keras_field.make(self.workload), self._xla)
+        return super().step()
 
     def count(self):
-        self._layer = self._make(jit_compile=False)  # what XLA compiled doesn't call Python
-        return super().count()
+        measured = self._layer, self.weights
+        # What XLA compiled doesn't call Python, nor does a Keras model count its calls.
+        field = FieldLayer(self.field, self.workload.weights)
+        self._layer, self.weights = self._make(field, xla=False)
+        counts = super().count()
+        self._layer, self.weights = measured
+        return counts
+
+    def _make(self, field, xla):
+        layer = NeuralODE(field, jit_compile=xla, **self._settings)
+        layer.build(self.y0.shape)
+        return layer, [w.value for w in layer.trainable_weights]
 
 
 class FieldLayer(keras.layers.Layer):
