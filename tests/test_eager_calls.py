@@ -25,7 +25,8 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(kept, "_kept", collections.OrderedDict())
+    for name in ("_kept", "_uses"):
+        monkeypatch.setattr(kept, name, collections.OrderedDict())
 
 
 def num_compiled():
@@ -156,10 +157,14 @@ def test_second_derivatives_are_refused_as_in_a_plain_call():
 
 module = types.ModuleType("of_a_user")
 GLOBAL, ARRAY, PAIR = 1.0, np.array([1.0, 2.0]), (1.0, (2, "sum"))
+SQUARE = np.array([[1.0, 2.0], [3.0, 4.0]])
 variable = tf.Variable([1.0, 1.0], dtype=tf.float64)
 tensor = tf.constant([1.0, 3.0], tf.float64)
 layer = keras.layers.Dense(2, activation="tanh", dtype="float64", name="read")
 layer.build((None, 2))
+layer.set_weights([layer.get_weights()[0], np.array([0.3, -0.2])])
+bias = layer.bias
+inputs = lambda: keras.Input((2,), dtype="float64")
 model = growing = None  # made anew for each test
 own_activation = keras.layers.Activation(lambda x: GLOBAL * x, dtype="float64")
 own_activation.build((None, 2))
@@ -272,13 +277,25 @@ GUARDED = {
         lambda t, y: growing(y[tf.newaxis])[0],
         lambda: growing.add(keras.layers.Activation("tanh", dtype="float64")),
     ),
+    "whether layers are one": lambda: (
+        lambda t, y: model(y[tf.newaxis])[0],
+        lambda: set_global("model", keras.Sequential([inputs(), model.layers[0], model.layers[0]])),
+    ),
+    "whether there is a bias": lambda: (
+        lambda t, y: layer(y[tf.newaxis])[0],
+        lambda: set_in(layer, "bias", None),
+    ),
+    "the order of an array's rows": lambda: (
+        lambda t, y: -y * SQUARE[[1, 0]][0],
+        lambda: set_global("SQUARE", SQUARE[::-1]),
+    ),
+    "an epsilon of Keras": lambda: (
+        lambda t, y: keras.ops.normalize(y * 1e-8) + 0.0,
+        lambda: keras.config.set_epsilon(1e-3),
+    ),
     "weights of a field": lambda: (
         lambda t, y: mlp([t[None, None], y[tf.newaxis]])[0],
         lambda: mlp.set_weights([-w for w in mlp.get_weights()]),
-    ),
-    "a variable of Keras": lambda: (
-        lambda t, y: of_keras * y,
-        lambda: of_keras.assign([2.0, 3.0]),
     ),
     "a named tuple": lambda: (lambda t, y: NAMED.k * y, lambda: set_global("NAMED", Pair(2.0))),
     "a global in a generator": lambda: (
@@ -330,6 +347,10 @@ GUARDED = {
     ),
 }  # fmt: skip
 UNGUARDED = {
+    "a variable of Keras": lambda: (
+        lambda t, y: of_keras * y,
+        lambda: of_keras.assign([2.0, 3.0]),
+    ),
     "an object": reading_an_object,
     "a list": reading_a_list,
     "a dict": reading_a_dict,
@@ -352,7 +373,7 @@ UNGUARDED = {
 SIGN = 0.0
 BEFORE = {
     name: globals()[name]
-    for name in ("GLOBAL", "ARRAY", "PAIR", "tensor", "SIGN", "helper", "NAMED")
+    for name in ("GLOBAL", "ARRAY", "SQUARE", "PAIR", "tensor", "SIGN", "helper", "NAMED")
 }
 
 
@@ -365,8 +386,9 @@ def as_before():
     module.K, module.f = 1.0, lambda y: y
     globals()["variable"] = tf.Variable([1.0, 1.0], dtype=tf.float64)
     layer.activation = keras.activations.tanh
+    layer.bias = bias
+    keras.config.set_epsilon(1e-7)
     dense = lambda: keras.layers.Dense(2, activation="tanh", dtype="float64")
-    inputs = lambda: keras.Input((2,), dtype="float64")
     globals()["model"] = keras.Sequential([inputs(), dense(), dense()])
     globals()["growing"] = keras.Sequential([inputs(), dense()])
     of_keras.assign([1.0, 1.0])
@@ -420,6 +442,11 @@ def placed(t, y):
         (catching, "it has a try or a with"),
         (placed, "it asks for .device of what it computes"),
         (lambda t, y: y * len(f"{t}"), "it formats text"),
+        (lambda t, y: y * len("%s" % t), "it formats text"),  # noqa: UP031
+        (lambda t, y: tf.cond(t > 0.5, lambda: y, lambda: -y), "it reads tf.cond"),
+        (lambda t, y: -y * sum([1] * (tf.where(y > 0).shape[0] or 3)), "shapes depend on values"),
+        (lambda t, y: y if y is t else -y, "what is the same object"),
+        (lambda t, y: y * len(dict.fromkeys([1])), "it reads fromkeys of dict"),
         (
             lambda t, y: tf.keras.layers.Dense(2, dtype=y.dtype)(y[None])[0],
             "it reads tf.keras.layers.Dense",
@@ -446,6 +473,52 @@ def test_the_same_code_with_the_same_values_is_compiled_once():
             f = lambda t, y: k * y  # another object each time
             solve(f, True, y0=y0, t=[0.0, start])
     assert num_compiled() == 1
+
+
+def test_a_function_is_compiled_for_few_values_of_what_it_reads(monkeypatch):
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    numbers = []
+    for k in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, *[1.0] * 30, 6.0):
+        f = lambda t, y: -k * y
+        np.testing.assert_allclose(solve(f, "auto").states, solve(f, False).states, **CLOSE)
+        numbers.append(num_compiled())
+    assert numbers == [1, 2, 3, 4, 4, 4, *[4] * 30, 5]  # one more, as others came again
+
+
+def test_parameters_keep_their_order():
+    def f(t, y, p):
+        first, second = p.values()
+        return -first * y + second
+
+    for params in ({"a": 1.0, "b": 2.0}, {"b": 1.0, "a": 2.0}):
+        check_same(f, params=params)
+
+
+def test_tolerances_in_an_array_are_those_of_the_constructor():
+    tolerance = np.array([1e-3, 1e-3])
+    solver = solvers.Bosh3(tolerance, tolerance)
+    f = lambda t, y: -y * tf.sin(5.0 * t)
+    before = solve(f, True, solver=solver).diagnostics.num_ode_fn_evaluations
+    tolerance[:] = 1e-8
+    for compile in (True, False):
+        after = solve(f, compile, solver=solver).diagnostics.num_ode_fn_evaluations
+        assert after == before
+
+
+def test_an_array_can_have_another_dtype_than_the_state():
+    y0 = tf.constant([1.0, 2.0])
+    f = lambda t, y: SQUARE[1] * -y * np.array([1, 2])
+    compiled, plain = (solve(f, compile, y0=y0).states for compile in (True, False))
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5)  # in float32
+
+
+@pytest.mark.parametrize("largest", [tf.reduce_max, lambda x: tf.maximum(x[0] * 0, x)])
+def test_a_maximum_of_nan_is_nan(largest, monkeypatch):
+    monkeypatch.setattr("tf_neuralode.eager.solves.NUM_BEFORE_COMPILING", 0)
+    f = lambda t, y: y + largest(tf.sqrt(y[::-1] - 1.5))  # of -0.5, too
+    compiled, plain = solve(f, "auto").states[-1], solve(f, False).states[-1]
+    np.testing.assert_array_equal(np.isnan(compiled), np.isnan(plain))
+    assert np.isnan(plain).any()
 
 
 def test_few_evaluations_are_not_worth_compiling_for(monkeypatch):

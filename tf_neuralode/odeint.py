@@ -125,10 +125,14 @@ def _solve(
         solver.check_ours("Argument dense_output needs a solver of tf_neuralode.solvers.")
     conditions = Conditions(batch_ndims=checks.count("batch_ndims", batch_ndims))
     how |= {"solver": solver, "gradient": gradient, "conditions": conditions}
-    plain = with_autograph(f, context)
+
+    def as_it_comes(**options: Any) -> Results:
+        return solve_from(with_autograph(f, context), y0, t, params, **options)
+
     if compile and compiles_itself(solver, gradient, how["dense_output"]):
-        return solve_compiled(solve_from, f, plain, y0, t, params, compile is True, **how)
-    return solve_from(plain, y0, t, params, **how)
+        arguments = (f, y0, t, params)
+        return solve_compiled(solve_from, as_it_comes, arguments, compile is True, **how)
+    return as_it_comes(**how)
 
 
 def solve_from(

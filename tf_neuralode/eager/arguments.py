@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -30,8 +31,11 @@ class Arguments:
     def __init__(self, y0: Any, t: Any, params: Any, options: dict[str, Any]) -> None:
         self.flat = FlatState(y0)
         counter, times = options["backward_counter"], np.asarray(t)
-        output_times(times, self.flat.time_dtype)  # or an error
-        t = tf.convert_to_tensor(as_times(t))
+        t = as_times(t)
+        if tf.is_tensor(t):
+            output_times(times, self.flat.time_dtype)  # or an error
+        else:
+            t = _checked(times.tobytes(), times.shape, times.dtype, self.flat.time_dtype)
         self.given = (
             tf.nest.map_structure(tf.convert_to_tensor, y0),
             t,
@@ -56,6 +60,14 @@ class Arguments:
         return graph
 
 
+@functools.lru_cache(maxsize=64)
+def _checked(values: bytes, shape: tuple, dtype: np.dtype, time_dtype: tf.DType) -> tf.Tensor:
+    """Times that are the same in many calls, once they are known to be good."""
+    times = np.frombuffer(values, dtype).reshape(shape)
+    output_times(times, time_dtype)
+    return tf.convert_to_tensor(times)
+
+
 def _structure(nest: Any) -> Hashable:
     """Of Python's own containers and named tuples without methods; others have code of their own.
 
@@ -65,7 +77,7 @@ def _structure(nest: Any) -> Hashable:
     if tf.is_tensor(nest):
         return ()
     if type(nest) is dict:
-        return (dict, *((name, _structure(nest[name])) for name in sorted(nest)))
+        return (dict, *((type(name), name, _structure(x)) for name, x in nest.items()))
     if type(nest) is list or is_plain(nest):
         return (type(nest), *map(_structure, nest))
     raise Unguarded(f"state or params hold an object of type {type(nest).__name__}")

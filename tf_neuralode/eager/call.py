@@ -12,7 +12,7 @@ from tf_neuralode.eager.arguments import Arguments
 from tf_neuralode.eager.constants import Unguarded
 from tf_neuralode.eager.guards import Guard
 from tf_neuralode.eager.kept import Kept
-from tf_neuralode.eager.operations import same_in_xla, stateful
+from tf_neuralode.eager.operations import not_a_formula, same_in_xla
 from tf_neuralode.eager.recorded import recorded_once
 from tf_neuralode.results import Results
 from tf_neuralode.tensors import may_be_recorded
@@ -69,11 +69,11 @@ class Call:
         """Whether XLA should compile it, by a look at f alone.
 
         Raises:
-          Unguarded: if f draws random numbers, or does what else isn't a function.
+          Unguarded: if f draws random numbers, or is what else isn't a formula.
         """
         graph = self._arguments.trace(self._read.function, self._read.tensors)
-        if found := stateful(graph):
-            raise Unguarded(f"it runs {found[0]}")
+        if found := not_a_formula(graph):
+            raise Unguarded(f"it {found}")
         return same_in_xla(graph)
 
     def run(self, kept: Kept) -> Results:
@@ -97,7 +97,9 @@ class Call:
                 if not kept.xla:
                     raise
         # What XLA can't compile a graph may run; if not it says why.
-        self.compile(kept, xla=False)
+        with kept.lock:
+            if kept.xla:
+                self.compile(kept, xla=False)
         return self._called(kept, inputs)
 
     def _tracing(self, kept: Kept) -> Any:

@@ -35,20 +35,24 @@ _NUMPY = (
 )
 _TENSORFLOW = (
     "abs acos acosh add add_n argmax argmin argsort asin asinh atan atan2 atanh boolean_mask "
-    "broadcast_to case cast clip_by_norm clip_by_value complex concat cond constant "
+    "broadcast_to cast clip_by_norm clip_by_value complex concat constant "
     "convert_to_tensor cos cosh cumsum divide einsum ensure_shape equal exp expand_dims eye fill "
-    "floor foldl foldr gather gather_nd greater greater_equal identity less less_equal linspace "
-    "logical_and logical_not logical_or map_fn matmul maximum meshgrid minimum multiply negative "
+    "floor gather gather_nd greater greater_equal identity less less_equal linspace "
+    "logical_and logical_not logical_or matmul maximum meshgrid minimum multiply negative "
     "norm not_equal one_hot ones ones_like pad pow range rank realdiv reduce_all reduce_any "
     "reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod reduce_sum repeat reshape "
-    "reverse roll round scalar_mul scan scatter_nd searchsorted sequence_mask shape sigmoid sign "
-    "sin sinh size slice sort split sqrt square squeeze stack stop_gradient subtract switch_case "
+    "reverse roll round scalar_mul scatter_nd searchsorted sequence_mask shape sigmoid sign "
+    "sin sinh size slice sort split sqrt square squeeze stack stop_gradient subtract "
     "tan tanh tensor_scatter_nd_add tensor_scatter_nd_sub tensor_scatter_nd_update tensordot tile "
-    "transpose truediv unstack vectorized_map where while_loop zeros zeros_like"
+    "transpose truediv unstack where zeros zeros_like"
 )
-# Random numbers in them are found by what they trace to.
+# Random numbers in them are found by what they trace to. Functions that call f's own are out: what
+# those do to Python's variables is done once where they are traced.
 _WHOLE_MODULES = (math, tf.math, tf.linalg, tf.nn, tf.signal, keras.ops, keras.activations)
-_NOT_OF_WHOLE_MODULES = {"custom_gradient", "jvp", "deserialize", "get", "convert_to_numpy"}
+_NOT_OF_WHOLE_MODULES = set(
+    "custom_gradient jvp deserialize get convert_to_numpy associative_scan cond fori_loop map scan "
+    "switch vectorize vectorized_map while_loop".split()
+)
 # Of tensors and variables, what is the same however they are computed.
 OF_TENSORS = {"shape", "dtype", "get_shape", "ndim"}
 

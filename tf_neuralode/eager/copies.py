@@ -27,7 +27,8 @@ def look_up(function: types.FunctionType, read: Read) -> Any:
     try:
         return function.__globals__[read.name]
     except KeyError:
-        if hasattr(builtins, read.name):
+        own = getattr(function, "__builtins__", None)
+        if hasattr(builtins, read.name) and own is vars(builtins):
             return getattr(builtins, read.name)
         raise Unguarded(f"it reads {read.name}, which has no value") from None
 
@@ -37,18 +38,18 @@ def with_replaced(
     places: list[tuple[Read, Make]],
     defaults: Make | None,
     tensors: list[tf.Tensor],
-    copies: dict[int, types.FunctionType],
+    copies: dict[int, tuple[list[tf.Tensor], types.FunctionType]],
 ) -> types.FunctionType:
     """A copy of `function` that reads what the `places` make in place of its own."""
     if id(tensors) in copies:
-        return copies[id(tensors)]
+        return copies[id(tensors)][1]
     code, names = function.__code__, dict(function.__globals__)
     cells = {n: c for n, c in zip(code.co_freevars, function.__closure__ or (), strict=True)}
     new = {read.name: types.CellType() for read, _ in places if not read.is_global}
     closure = tuple({**cells, **new}[name] for name in code.co_freevars)
     copy = types.FunctionType(code, names, function.__name__, function.__defaults__, closure)
     copy.__kwdefaults__ = function.__kwdefaults__
-    copies[id(tensors)] = copy  # before what it reads, which may be the function itself
+    copies[id(tensors)] = tensors, copy  # before what it reads, which may be the function itself
     if defaults is not None:
         values = defaults(tensors)
         num = len(function.__defaults__ or ())

@@ -23,6 +23,8 @@ from tf_neuralode.eager.layers import parts_of, with_values
 from tf_neuralode.eager.reads import Read, reads_of
 
 _BY_VALUE = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range)
+# Of an array that is compared by its value at each call.
+_MAX_BYTES = 2**16
 _OF_NAMED_TUPLES = {
     *vars(collections.namedtuple("_Named", ())),
     "__orig_bases__",
@@ -35,7 +37,8 @@ class Guard:
 
     Attributes:
       key: Hashable: equal for equal reads.
-      tensors: Values of the arrays, tensors and variables that are read, as of now.
+      code: Its own code.
+      tensors: Values of the tensors and variables that are read, as of now.
 
     Raises:
       Unguarded: where something else is read.
@@ -43,11 +46,16 @@ class Guard:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.tensors: list[tf.Tensor] = []
+        self.in_place = False
         self._seen: dict[int, tuple[int, Make | None]] = {}
         self._kept: list[Any] = []  # so that no address is used twice
         self._root = function
+        inner = function.func if isinstance(function, functools.partial) else function
+        self.code = getattr(inner, "__code__", None)
         key, self._make = self._value(function, ())
         self.key: Hashable = key
+        if self.in_place and any(isinstance(x, tf.Variable) for x in self._kept):
+            raise Unguarded("it may change a variable in place")
 
     def function(self, tensors: list[tf.Tensor]) -> Callable[..., Any]:
         """The function, which reads `tensors` in the place of those in `self.tensors`."""
@@ -59,21 +67,30 @@ class Guard:
             return self._of_module(x, attributes), None
         if isinstance(x, _BY_VALUE) and type(x).__module__ == "builtins":
             return (type(x), repr(x)), None
-        if isinstance(x, tf.DType | np.dtype | np.generic):
+        if isinstance(x, tf.DType | np.dtype):
             return (type(x), repr(x)), None
+        if isinstance(x, np.number | np.bool_) and type(x).__module__ == "numpy":
+            return (type(x), x.tobytes()), None
         if is_constant(x):
+            if attributes:
+                raise Unguarded(f"it reads {attributes[0]} of {x.__name__}")
             return of_constant(x), None
         is_function = isinstance(x, types.FunctionType) and not _is_of_library(x)
         if is_function and (attributes or vars(x)):
             raise Unguarded(f"it reads attributes of {x.__name__}, or may")
+        is_tensor = isinstance(x, tf.Tensor | tf.Variable)
+        if is_tensor and not {*attributes[:1]} <= OF_TENSORS:
+            raise Unguarded(f"it reads {attributes[0]} of a tensor")
         if id(x) in self._seen:
             index, make = self._seen[id(x)]
             return ("again", index), make
         if isinstance(x, tuple) and is_plain(x):
             return self._of_tuple(x)
         self._kept.append(x)
-        if isinstance(x, tf.Tensor | tf.Variable | np.ndarray) or type(x) is keras.Variable:
-            return self._of_tensor(x, attributes)
+        if is_tensor:
+            return self._of_tensor(x)
+        if type(x) is np.ndarray:
+            return self._of_array(x)
         if type(x) is functools.partial and not attributes:
             return self._of_partial(x)
         if isinstance(x, keras.layers.Layer) and not attributes:
@@ -95,15 +112,21 @@ class Guard:
         self._kept.append(x)
         self._seen[id(x)] = len(self._seen), make
 
-    def _of_tensor(self, x: Any, attributes: tuple[str, ...]) -> tuple[Hashable, Make]:
-        # Others are other numbers in NumPy's arithmetic than in TensorFlow's.
-        if isinstance(x, np.ndarray) and (type(x) is not np.ndarray or x.dtype != np.float64):
-            raise Unguarded(f"it reads an array of type {type(x).__name__}, dtype {x.dtype}")
-        if not _is_of_library(type(x)) or not tf.as_dtype(x.dtype).is_floating:
+    def _of_array(self, x: np.ndarray) -> tuple[Hashable, Make]:
+        # By value: in NumPy's arithmetic other numbers come out than in TensorFlow's.
+        if x.dtype.kind not in "biufc" or x.nbytes > _MAX_BYTES:
+            raise Unguarded(f"it reads an array of dtype {x.dtype} and {x.nbytes} bytes")
+        frozen = x.copy()
+        frozen.flags.writeable = False  # what f would change is an error where it is traced
+        make = lambda tensors: frozen
+        self._remember(x, make)
+        return ("array", x.shape, x.strides, x.dtype.str, x.tobytes()), make
+
+    def _of_tensor(self, x: Any) -> tuple[Hashable, Make]:
+        if not _is_of_library(type(x)) or not x.dtype.is_floating:
             raise Unguarded(f"it reads an object of type {type(x).__name__}, dtype {x.dtype}")
-        same = OF_TENSORS if isinstance(x, tf.Tensor | tf.Variable) else {"shape", "ndim"}
-        if not {*attributes[:1]} <= same:
-            raise Unguarded(f"it reads {attributes[0]} of a tensor")
+        if not x.shape.is_fully_defined():
+            raise Unguarded("it reads a variable of unknown shape")
         index, tensor = len(self.tensors), tf.convert_to_tensor(x)
         self.tensors.append(tensor)
         make = lambda tensors: tensors[index]
@@ -149,10 +172,11 @@ class Guard:
 
     def _of_function(self, function: types.FunctionType) -> tuple[Hashable, Make | None]:
         code = function.__code__
-        reads, opaque = reads_of(code)
+        reads, opaque, in_place = reads_of(code)
         if opaque is not None:
             raise Unguarded(opaque)
-        copies: dict[int, types.FunctionType] = {}
+        self.in_place |= in_place
+        copies: dict[int, tuple[list[tf.Tensor], types.FunctionType]] = {}
         places: list[tuple[Read, Make]] = []
 
         def make(tensors: list[tf.Tensor]) -> types.FunctionType:
@@ -202,5 +226,7 @@ def is_plain(x: Any) -> bool:
         return True
     if not hasattr(x, "_fields") or type(x).__mro__[1:] != (tuple, object):
         return False
-    added = {*vars(type(x))} - _OF_NAMED_TUPLES - {*x._fields}
-    return not (added or getattr(x, "__dict__", None))
+    of_type = vars(type(x))
+    if not all(type(of_type[field]).__name__ == "_tuplegetter" for field in x._fields):
+        return False
+    return not (of_type.keys() - _OF_NAMED_TUPLES - {*x._fields} or getattr(x, "__dict__", None))

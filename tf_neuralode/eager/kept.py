@@ -14,6 +14,7 @@ from tf_neuralode.tensors import Tensors
 # Each takes some ten megabytes.
 _MAX_COMPILED = 32
 _MAX_COUNTED = 1024
+_MAX_AT_FIRST = 4
 
 
 @dataclasses.dataclass(eq=False)
@@ -57,6 +58,7 @@ class Kept:
 
 
 _kept: collections.OrderedDict[Hashable, Kept] = collections.OrderedDict()
+_uses: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
@@ -68,6 +70,37 @@ def look_up(key: Hashable) -> Kept:
         while len(_kept) > _MAX_COUNTED:
             _kept.popitem(last=False)
         return kept
+
+
+@dataclasses.dataclass
+class Uses:
+    """Of one function's code, whatever it reads.
+
+    Attributes:
+      num_compiled: How often it was compiled.
+      num_runs: How often compiled code of it ran.
+    """
+
+    num_compiled: int = 0
+    num_runs: int = 0
+
+    @property
+    def may_compile(self) -> bool:
+        """Whether to compile it for other values of what it reads.
+
+        Who solves for many values in turn would wait for each. Where they come again it pays.
+        """
+        return self.num_compiled < _MAX_AT_FIRST or self.num_runs >= 8 * self.num_compiled
+
+
+def uses_of(code: Hashable) -> Uses:
+    """Those of `code`."""
+    with _lock:
+        uses = _uses.setdefault(code, Uses())
+        _uses.move_to_end(code)
+        while len(_uses) > _MAX_COUNTED:
+            _uses.popitem(last=False)
+        return uses
 
 
 def drop_the_oldest() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -26,11 +26,13 @@ _SETTINGS: dict[type, tuple[str, ...]] = {
 }
 # Of which any makes a layer another one, as an attribute of the object itself.
 _CODE = {"call", "__call__", "compute_mask", "quantized_call"}
+# As they were imported; somebody may put others in their place.
+_CALLS: dict[type, Any] = {kind: getattr(kind, "call") for kind in _SETTINGS}  # noqa: B009
 
 
 def add_kind(kind: type, *settings: str) -> None:
     """Layers of type `kind` read `settings`, attributes of theirs, and layers inside."""
-    _SETTINGS[kind] = settings
+    _SETTINGS[kind], _CALLS[kind] = settings, getattr(kind, "call")  # noqa: B009
 
 
 class Parts(NamedTuple):
@@ -51,11 +53,26 @@ def parts_of(layer: keras.layers.Layer) -> Parts:
     Raises:
       Unguarded: for other kinds of layers, and for what acts on more than its output.
     """
-    settings, variables = [], []
-    for one in _with_those_inside(layer):
-        settings.append(_settings(one))
-        variables += [*one._trainable_variables, *one._non_trainable_variables]
-    return Parts(tuple(settings), tuple(variables))
+    layers = _with_those_inside(layer)
+    named = [(name, x) for one in layers for name, x in _variables(one)]
+    variables = tuple(x for _, x in named)
+    settings = (
+        tuple(_settings(one) for one in layers),
+        tuple(name for name, _ in named),
+        # Which are one and the same.
+        _first_places(layers),
+        _first_places(variables),
+    )
+    return Parts(settings, variables)
+
+
+def _variables(layer: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
+    return [(name, x) for name, x in vars(layer).items() if isinstance(x, keras.Variable)]
+
+
+def _first_places(objects: Sequence[Any]) -> tuple[int, ...]:
+    ids = [id(x) for x in objects]
+    return tuple(ids.index(x) for x in ids)
 
 
 def with_values(
@@ -77,15 +94,18 @@ def _with_those_inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 def _settings(layer: keras.layers.Layer) -> tuple:
     name, policy = type(layer).__name__, layer.dtype_policy
-    if type(layer) not in _SETTINGS or not _CODE.isdisjoint(vars(layer)):
+    known = type(layer) in _SETTINGS and type(layer).call is _CALLS[type(layer)]
+    if not known or not _CODE.isdisjoint(vars(layer)):
         raise Unguarded(f"it calls a layer of type {name}")
     acts = layer.activity_regularizer or getattr(layer, "quantization_mode", None)
     if not layer.built or acts or getattr(layer, "lora_enabled", False):
         raise Unguarded(f"it calls a layer that isn't built, or does more: {layer.name}")
     if type(policy) is not keras.DTypePolicy:
         raise Unguarded(f"it calls a layer with the dtype policy {policy}")
+    inputs = layer.inputs if isinstance(layer, keras.Sequential) else ()
     return (
         name,
+        tuple((x.dtype, x.shape) for x in inputs or ()),
         *(getattr(layer, setting) for setting in _SETTINGS[type(layer)]),
         policy.compute_dtype,
         policy.variable_dtype,

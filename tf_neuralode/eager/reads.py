@@ -55,10 +55,12 @@ class Reads(NamedTuple):
     Attributes:
       reads: What it reads by name.
       opaque: Why that may not be all; `None` if it is.
+      in_place: Whether it has operators as `+=`, which act on some objects in place.
     """
 
     reads: tuple[Read, ...]
     opaque: str | None
+    in_place: bool
 
 
 @functools.lru_cache(maxsize=1024)
@@ -66,15 +68,19 @@ def reads_of(code: types.CodeType) -> Reads:
     """Those of `code` and of the functions that it defines inside."""
     found: dict[Read, None] = {}
     opaque = _collect(code, frozenset(code.co_freevars), found)
-    return Reads(tuple(found), opaque)
+    return Reads(tuple(found), opaque, _is_in_place(code))
 
 
 def _collect(code: types.CodeType, free: frozenset, found: dict[Read, None]) -> str | None:
     # The closure is that of the outermost function: what it hands on to inner ones is local.
     instructions = [one for one in dis.get_instructions(code) if one.opname not in _NOTHING]
     own = set(code.co_cellvars)
+    if own & set(code.co_freevars):  # of a comprehension, in Python 3.12
+        return "two of its variables have one name"
     num_of_name = 0  # how many of the next attributes are asked of a name, and guarded with it
     for i, one in enumerate(instructions):
+        if text := _depends_on_text_or_identity(code, instructions, i):
+            return text
         of_generator = one.opname == "YIELD_VALUE" and code.co_name == "<genexpr>"
         if one.opname in _OPAQUE and not of_generator:
             return _OPAQUE[one.opname]
@@ -96,6 +102,30 @@ def _collect(code: types.CodeType, free: frozenset, found: dict[Read, None]) -> 
             if opaque is not None:
                 return opaque
     return None
+
+
+def _depends_on_text_or_identity(
+    code: types.CodeType, instructions: list[dis.Instruction], i: int
+) -> str | None:
+    one = instructions[i]
+    if one.opname == "IS_OP":
+        before = instructions[i - 1]
+        if not (before.opname.startswith("LOAD_CONST") and before.argval in (None, True, False)):
+            return "it asks what is the same object"
+    if one.opname.startswith("BINARY_") and one.argrepr in ("", "%", "%="):
+        is_modulo = one.argrepr or one.opname == "BINARY_MODULO"
+        if is_modulo and any(isinstance(x, str) and "%" in x for x in code.co_consts):
+            return "it formats text"
+    return None
+
+
+def _is_in_place(code: types.CodeType) -> bool:
+    inner = (x for x in code.co_consts if isinstance(x, types.CodeType))
+    return any(map(_is_in_place, inner)) or any(
+        one.opname.startswith("INPLACE_")
+        or (one.opname == "BINARY_OP" and one.argrepr.endswith("="))
+        for one in dis.get_instructions(code)
+    )
 
 
 def _tells_how(attribute: str) -> bool:

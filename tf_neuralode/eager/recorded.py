@@ -53,7 +53,7 @@ def recorded_once(
         outputs = recorded[0][1]
         others[:] = outputs[num_differentiable:]
 
-        def grad(*d_results: tf.Tensor) -> list[tf.Tensor]:
+        def grad(*d_results: tf.Tensor) -> list[tf.Tensor | None]:
             d_results = tuple(tf.convert_to_tensor(d) for d in d_results)
             # Asked for once more, by a persistent tape of the user's, it is solved again.
             tape, outputs = recorded.pop() if recorded else record()
@@ -64,9 +64,10 @@ def recorded_once(
                     outputs[:num_differentiable],
                     own,
                     output_gradients=d_results,
-                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
                 )
-            return once_differentiable(gradients, [*given, *d_results], name)
+            present = [g for g in gradients if g is not None]
+            refusing = iter(once_differentiable(present, [*given, *d_results], name))
+            return [None if g is None else next(refusing) for g in gradients]
 
         return outputs[:num_differentiable], grad
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tf_neuralode.eager.arguments import Arguments
 from tf_neuralode.eager.call import Call
 from tf_neuralode.eager.guards import Guard
-from tf_neuralode.eager.kept import Kept, drop_the_oldest, look_up
+from tf_neuralode.eager.kept import Kept, drop_the_oldest, look_up, uses_of
 from tf_neuralode.results import Results
 from tf_neuralode.stepping import status as status_codes
 
@@ -54,11 +54,8 @@ def compiles_itself(solver: Any, gradient: Any, dense_output: bool) -> bool:
 
 def solve_compiled(
     solve: Callable[..., Results],
-    f: Callable[..., Any],
-    plain: Callable[..., Any],
-    y0: Any,
-    t: Any,
-    params: Any,
+    as_it_comes: Callable[..., Results],
+    given: tuple,
     at_once: bool,
     **options: Any,
 ) -> Results:
@@ -66,19 +63,19 @@ def solve_compiled(
 
     Args:
       solve: `odeint.solve_from`.
-      f, y0, t, params: As in `odeint`.
-      plain: `f`, with autograph where it is traced.
+      as_it_comes: The same of these arguments, but for the options.
+      given: f, y0, t and params, as in `odeint`.
       at_once: Whether to compile at the first call, and to raise ValueError if that can't be.
       options: Further arguments of `solve`.
     """
-    as_it_comes = lambda **changes: solve(plain, y0, t, params, **{**options, **changes})
+    f, y0, t, params = given
     attempt = _Attempt(solve, as_it_comes, at_once, options)
     try:
         arguments = Arguments(y0, t, params, options)
     except Exception:
         arguments = None
     if arguments is None:
-        return as_it_comes()  # says what is wrong with them
+        return as_it_comes(**options)  # says what is wrong with them
     try:
         results, refused = attempt(arguments, Guard(f))
     except Exception as error:  # of looking, where f may never look
@@ -86,13 +83,13 @@ def solve_compiled(
     if results is not None:
         return results
     if at_once:
-        as_it_comes()  # what is wrong with f says more
+        as_it_comes(**options)  # what is wrong with f says more
         raise ValueError(
             "Argument compile=True needs an f of which all that it reads is known: numbers, "
             "tuples, floating-point tensors, arrays and variables, functions. Take compile='auto'. "
             f"Received: an f that can't be compiled, as {refused}"
         )
-    return as_it_comes()
+    return as_it_comes(**options)
 
 
 class _Attempt:
@@ -109,10 +106,12 @@ class _Attempt:
         self._options = options
 
     def __call__(self, arguments: Arguments, read: Guard) -> tuple[Results | None, str | None]:
-        """Results of an f that reads as `read` says; or `None`, and why it can't be compiled."""
+        """Results of an f that reads as `read` says, or `None`; and why it can't be compiled."""
         call = Call(self._solve, arguments, read, self._options)
-        kept = look_up((read.key, call.key, _surroundings()))
+        kept, uses = look_up((read.key, call.key, _surroundings())), uses_of((read.code, call.key))
         if kept.function is None and kept.refused is None:
+            if not (self._at_once or uses.may_compile):
+                return None, None
             results = None if self._at_once else self._if_short(kept)
             if results is not None:
                 return results, None
@@ -120,10 +119,14 @@ class _Attempt:
                 with kept.lock:
                     if kept.function is None:
                         call.compile(kept)
+                        uses.num_compiled += 1
                 drop_the_oldest()
             except Exception as error:
                 kept.refused = f"tracing it gave {type(error).__name__}: {error}"
-        return None if kept.refused else call.run(kept), kept.refused
+        if kept.refused:
+            return None, kept.refused
+        uses.num_runs += 1
+        return call.run(kept), None
 
     def _if_short(self, kept: Kept) -> Results | None:
         """The solve as it comes, if it, and those before, take few evaluations of f."""
@@ -133,7 +136,8 @@ class _Attempt:
         cut = min(num_steps - solver.max_num_steps, 0)
         if num_steps == 0 or (cut < 0 and not solver.is_adaptive):
             return None
-        results = self._as_it_comes(conditions=conditions.but(further_steps=cut))
+        fewer = {**self._options, "conditions": conditions.but(further_steps=cut)}
+        results = self._as_it_comes(**fewer)
         report = results.diagnostics
         kept.num_evaluations += int(report.num_ode_fn_evaluations)
         was_cut = cut < 0 and int(report.status) == status_codes.MAX_NUM_STEPS
@@ -144,6 +148,9 @@ def _surroundings() -> Hashable:
     """What code that TensorFlow traces depends on, wherever it stands."""
     return (
         keras.config.floatx(),
+        keras.config.epsilon(),
+        keras.config.image_data_format(),
+        hasattr(tf.Tensor, "astype"),  # whether NumPy's behaviour is on
         tf.__internal__.eager_context.get_device_name(),
         tf.config.experimental.tensor_float_32_execution_enabled(),
     )

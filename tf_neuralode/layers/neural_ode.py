@@ -71,9 +71,9 @@ class NeuralODE(SolvingLayer):
         training on ten or more output times or equal steps, where the dynamics suits XLA (no
         convolutions on a CPU, no assertions, prints or Python functions), for the first three sizes
         of the batch; `explain` says what was chosen. Eager calls then run in a graph once they have
-        evaluated a dynamics whose settings are known 128 times, see the guide. With True, numbers among the dynamics'
-        attributes (`Dropout.rate`) are read as in a `tf.function`: anew after the model's
-        `compile`, but not from one eager call to the next.
+        evaluated a dynamics whose settings are known 128 times, see the guide. With True, numbers
+        among the dynamics' attributes (`Dropout.rate`) are read as in a `tf.function`: anew after
+        the model's `compile`, but not from one eager call to the next.
 
     Call arguments:
       y0: State at `t_span[0]`: floating point, `(batch, ...)`.

@@ -75,7 +75,7 @@ def _integer(name: str, value, least: int) -> int:
 def tolerance(name: str, value: Any) -> Any:
     """A scalar, an array, or a nest of them, all entries positive and finite.
 
-    Tensors whose value isn't known yet pass.
+    Tensors whose value isn't known yet pass. Of arrays a copy, which nobody changes.
     """
     if not tf.is_tensor(value) and not tf.nest.flatten(value):
         raise ValueError(f"Argument {name} must not be empty. Received: {name}={value!r}")
@@ -89,7 +89,7 @@ def tolerance(name: str, value: Any) -> Any:
             raise ValueError(
                 f"Argument {name} must be positive and finite. Received: {name}={value}"
             )
-    return value
+    return tf.nest.map_structure(lambda x: x.copy() if isinstance(x, np.ndarray) else x, value)
 
 
 def plain(value: Any) -> Any:
