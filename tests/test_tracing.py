@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from all_gradients import ALL_GRADIENTS
 from subprocesses import run_python
 
@@ -79,3 +80,52 @@ def test_a_loop_over_time_in_python_is_a_warning_once():
         model.predict(x, verbose=0)
         model.fit(x, x, verbose=0)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("jit_compile", [False, "auto", True])
+def test_keras_traces_a_training_step_twice_and_a_solve_once(jit_compile, monkeypatch):
+    solves = []
+    solve = NeuralODE._solve
+    monkeypatch.setattr(
+        NeuralODE, "_solve", lambda *arguments: solves.append(1) or solve(*arguments)
+    )
+    steps = []
+
+    class Counted(keras.Sequential):
+        def train_step(self, data):
+            steps.append(1)
+            return super().train_step(data)
+
+    layer = NeuralODE(
+        keras.layers.Dense(2), t_eval=np.linspace(0.1, 1.0, 12).tolist(), return_sequences=True,
+        jit_compile=jit_compile,
+    )  # fmt: skip
+    model = Counted([keras.Input((2,)), layer])
+    model.compile("adam", "mse")
+    solves.clear()
+    model.fit(np.ones((4, 2)), np.ones((4, 12, 2)), verbose=0)
+    assert (len(steps), len(solves)) == (2, 1)
+
+
+class Times(keras.layers.Layer):
+    factor = 1.0
+
+    def call(self, y):
+        return self.factor * y
+
+
+def test_a_number_changed_between_two_calls_in_one_trace_is_seen():
+    times = Times()
+    times.factor = 1.0
+    layer, x = NeuralODE(times), tf.ones([1, 2])
+
+    @tf.function
+    def both(x):
+        call = lambda x: layer(x, training=True)
+        first = tf.function(call)(x)
+        times.factor = 2.0
+        return first, tf.function(call)(x)
+
+    first, second = both(x)
+    np.testing.assert_allclose(first, np.full([1, 2], np.exp(1.0)), rtol=1e-3)
+    np.testing.assert_allclose(second, np.full([1, 2], np.exp(2.0)), rtol=1e-2)

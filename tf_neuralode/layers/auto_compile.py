@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_neuralode.eager.operations import suits_xla
 from tf_neuralode.field import dense_gradients
+from tf_neuralode.layers.compiled import layout
 from tf_neuralode.layers.dynamics import Dynamics
 from tf_neuralode.tensors import inside_xla
 
@@ -40,7 +41,7 @@ def choose(layer: Any, dynamics: Dynamics, y0: tf.Tensor, num_times: int | None)
         (not dynamics.training, "not in training"),
         (inside_xla(), "XLA compiles the model around it"),
         (tf.executing_eagerly(), "called eagerly"),
-        (_in_loop_or_branch(), "in a loop or a branch"),
+        (in_loop_or_branch(), "in a loop or a branch"),
         (tf.distribute.get_strategy().num_replicas_in_sync > 1, "on several devices"),
         (not layer._solver.is_ours, "a solver of TFP's own"),
         (layer.gradient.keeps_activations, "the activations are kept"),
@@ -51,10 +52,11 @@ def choose(layer: Any, dynamics: Dynamics, y0: tf.Tensor, num_times: int | None)
             return Choice(False, reason)
     assert num_times is not None
     many = max(num_times, 0 if layer._solver.is_adaptive else layer._solver.max_num_steps)
-    what = f"{many} {'output times' if many == num_times else 'equal steps'}"
+    what = f"{many} {'output time' if many == num_times else 'equal step'}{'s' * (many != 1)}"
     if many < MANY:
         return Choice(False, f"few steps to save time in: {what}")
-    refusal = _refusal(dynamics, y0)
+    key = (*layout(layer.dynamics, dynamics)[0], y0.shape[1:], y0.dtype)
+    refusal = layer._refusals.get(key, lambda: _refusal(dynamics, y0))
     return Choice(refusal is None, refusal or f"many steps to save time in: {what}")
 
 
@@ -76,7 +78,7 @@ def _word(answer: bool) -> str:
     return "yes" if answer else "no"
 
 
-def _in_loop_or_branch() -> bool:
+def in_loop_or_branch() -> bool:
     """Whether what is traced is the body of a loop, as of a `keras.layers.RNN`, or a branch."""
     name = type(tf.compat.v1.get_default_graph()).__name__
     return name.startswith(("While", "Cond"))

@@ -15,7 +15,7 @@ from tf_neuralode.field import check_t_eval, check_t_span
 from tf_neuralode.layers import build_dynamics, shared_dynamics
 from tf_neuralode.layers.auto_compile import Choice, explanation
 from tf_neuralode.layers.check_settings import check_settings
-from tf_neuralode.layers.compiled import Compiled
+from tf_neuralode.layers.compiled import Compiled, OncePerTrace
 from tf_neuralode.layers.eager_solves import EagerSolves
 from tf_neuralode.layers.solving_layer import SolvingLayer
 from tf_neuralode.solvers.checks import plain
@@ -188,6 +188,7 @@ class NeuralODE(SolvingLayer):
         self._compiled_solve = Compiled(self._solve)
         self._eager_solves = EagerSolves(self)
         self._choices: dict[str, Choice] = {}  # of whether to compile it
+        self._refusals = OncePerTrace()  # of XLA
         self._writes = (True, True)  # whether calls of dynamics may: in inference, in training
         self._num_probed = 0  # trainable weights
         check_settings(self)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_neuralode import regularizers
 from tf_neuralode.field import check_distinct, precision
 from tf_neuralode.layers import build_dynamics
-from tf_neuralode.layers.auto_compile import choose
+from tf_neuralode.layers.auto_compile import choose, in_loop_or_branch
 from tf_neuralode.layers.backward_count import counter_into
 from tf_neuralode.layers.batch import BatchSolution, solve_batch
 from tf_neuralode.layers.call_times import (
@@ -23,6 +23,7 @@ from tf_neuralode.layers.call_times import (
     check_call,
     check_state_mask,
 )
+from tf_neuralode.layers.compiled import outermost_graph
 from tf_neuralode.layers.dynamics import Dynamics
 from tf_neuralode.layers.failure import check_success
 from tf_neuralode.layers.many_traces import warn_of_traces
@@ -84,6 +85,10 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
             solve = self._compiled_solve.for_dynamics(
                 self.dynamics, dynamics, expects_backward, bounded=bounded
             )
+        elif self._is_traced_again(dynamics):
+            solve = self._compiled_solve.for_dynamics(
+                self.dynamics, dynamics, expects_backward, xla=False
+            )
         elif tf.executing_eagerly() and self.jit_compile == "auto":
             solve = functools.partial(self._eager_solves, dynamics, expects_backward)
         counter = None
@@ -116,6 +121,17 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
         choice = choose(self, dynamics, y0, num_times)
         self._choices["training" if dynamics.training else "prediction"] = choice
         return choice.xla
+
+    def _is_traced_again(self, dynamics: Dynamics) -> bool:
+        """Whether what is traced may be traced once more at once, as Keras' training step is."""
+        return (
+            dynamics.training
+            and not tf.executing_eagerly()
+            and outermost_graph() is not tf.compat.v1.get_default_graph()
+            and not in_loop_or_branch()
+            and not self.gradient.keeps_activations
+            and tf.distribute.get_strategy().num_replicas_in_sync == 1
+        )
 
     def _check_call(self, y0: Any, times: Any, mask: Any, y0_mask: Any) -> tuple[Any, Any, Any]:
         """The times, and the masks of the times and of the state, `None` if there is none."""
