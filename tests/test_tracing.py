@@ -55,16 +55,19 @@ def test_nothing_is_traced_again_after_the_first_epoch(model_jit, layer_jit):
     assert [epoch() for _ in range(3)] == [after_first] * 3
 
 
-@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
-def test_a_layer_in_xla_is_compiled_once_whatever_steps_it_takes(gradient):
+@pytest.mark.parametrize(
+    ("gradient", "what", "num"),
+    [*((gradient, "layer", 2) for gradient in ALL_GRADIENTS), ("auto", "model", 1)],
+)
+def test_a_solve_in_xla_is_compiled_once_whatever_steps_it_takes(gradient, what, num):
     # TensorFlow tells of each compilation where it is asked to log the file that counts them.
     done = run_python(
-        HERE / "xla_compilations.py", gradient, cwd=HERE.parent,
+        HERE / "xla_compilations.py", gradient, what, cwd=HERE.parent,
         TF_CPP_VMODULE="device_compilation_profiler=1", TF_CPP_MIN_LOG_LEVEL="0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     compiled = re.findall(r"Compiled (\w+) \d+ times", done.stderr)
-    assert len(compiled) == 2, compiled  # forward and backward
+    assert len(compiled) == num, compiled  # forward and backward apart, or one training step
 
 
 def test_a_loop_over_time_in_python_is_a_warning_once():

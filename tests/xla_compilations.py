@@ -1,4 +1,7 @@
-"""Training steps of a layer that XLA compiles, on states that take it one to three steps."""
+"""Training steps of a layer, or a model, that XLA compiles, on states that take few steps or many.
+
+python xla_compilations.py GRADIENT {layer,model}
+"""
 
 import sys
 
@@ -15,7 +18,7 @@ layer = NeuralODE(
     field,
     (0.0, 5.0),
     gradient=sys.argv[1],
-    jit_compile=True,
+    jit_compile=sys.argv[2] == "layer" or "auto",
     t_eval=[0.5, 1.0, 2.0, 5.0],
     return_sequences=True,
 )
@@ -28,5 +31,11 @@ def step(x):
     return tape.gradient(loss, layer.trainable_variables)
 
 
+model = keras.Sequential([keras.Input((3,)), layer])
+model.compile("sgd", "mse", jit_compile=True)
 for size in range(1, 13, 2):
-    step(size * tf.ones([2, 3]))
+    x = size * tf.ones([2, 3])
+    if sys.argv[2] == "layer":
+        step(x)
+    else:
+        model.train_on_batch(x, tf.zeros([2, 4, 3]))

@@ -40,10 +40,10 @@ class Forward:
         if max_num_steps is not None:
             solver = solvers.DormandPrince8(**tolerances, max_num_steps=max_num_steps)
             self._options = {"solver": solver}
-        if mode == "auto":
-            self._options |= {"compile": mode}
         self._solve = self._odeint
-        if mode in ("graph", "XLA"):
+        if mode in ("auto", False):
+            self._options |= {"compile": mode}
+        else:
             self._solve = tf.function(self._odeint, jit_compile=mode == "XLA", autograph=False)
 
     def _odeint(self, y0):

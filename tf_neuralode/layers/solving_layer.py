@@ -123,10 +123,14 @@ class SolvingLayer(ReadOnly, keras.layers.Layer):
         return choice.xla
 
     def _is_traced_again(self, dynamics: Dynamics) -> bool:
-        """Whether what is traced may be traced once more at once, as Keras' training step is."""
+        """Whether what is traced may be traced once more at once, as Keras' training step is.
+
+        Where XLA compiles all of it a function inside would be compiled for each number of steps.
+        """
         return (
             dynamics.training
             and not tf.executing_eagerly()
+            and not inside_xla()
             and outermost_graph() is not tf.compat.v1.get_default_graph()
             and not in_loop_or_branch()
             and not self.gradient.keeps_activations
