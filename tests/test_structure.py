@@ -6,7 +6,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "tf_neuralode"
 # From the bottom to the top; what isn't listed stands at the top level, too.
-ORDER = ["tensors", "field", "methods", "stepping", "solvers", "gradients", "results", "eager"]
+ORDER = [
+    "tensors",
+    "field",
+    "controls",
+    "methods",
+    "stepping",
+    "solvers",
+    "gradients",
+    "results",
+    "eager",
+]
 ABOVE = ["odeint", "regularizers", "layers", "fields", "plotting", "__init__"]
 ANYWHERE = ["read_only"]  # imports nothing of the package
 MODULES = {

@@ -9,7 +9,7 @@ if _keras.backend.backend() != "tensorflow":
         f"Received: backend {_keras.backend.backend()!r}"
     )
 
-from tf_neuralode import fields, gradients, plotting, regularizers, solvers
+from tf_neuralode import controls, fields, gradients, plotting, regularizers, solvers
 from tf_neuralode.layers import Augment, ConcatTime, NeuralODE
 from tf_neuralode.odeint import odeint
 
@@ -17,6 +17,7 @@ __all__ = [
     "Augment",
     "ConcatTime",
     "NeuralODE",
+    "controls",
     "fields",
     "gradients",
     "odeint",
