@@ -182,6 +182,13 @@ def test_bad_knots_are_an_error(kind):
     assert np.isnan(in_mode("xla", bad)(knots)).all()
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_one_value_is_held_for_ever(mode):
+    values = tf.constant([[2.0, np.nan]], tf.float64)
+    signal = in_mode(mode, lambda values: controls.Previous([0.5], values)(3.0))(values)
+    np.testing.assert_allclose(signal, [2.0, np.nan])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_knots_make_a_line(kind):
     signal = kind([0.0, 2.0], tf.constant([[1.0], [5.0]], tf.float64))

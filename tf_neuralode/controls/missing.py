@@ -16,7 +16,7 @@ class Observed(NamedTuple):
     Attributes:
       times: Knots, like `values`, in their own dtype; `None` if nothing is missing.
       values: `([batch,] num_knots, channels)`, without NaN where something of the channel is there:
-        what is missing is anything, but the first and the last hold the nearest value.
+        what is missing is the last value, or anything; the first holds the nearest.
       is_there: Boolean, like `values`, true at both ends; `None` if nothing is missing.
     """
 
@@ -38,15 +38,12 @@ def observed(times: tf.Tensor, values: tf.Tensor, mask: Any) -> Observed:
     values = tf.where(there, values, tf.zeros_like(values))
     before, behind = neighbours(there)
     num = tf.shape(values)[-2]
+    place = tf.range(num)[:, tf.newaxis]
+    is_first, is_last = tf.equal(place, 0), tf.equal(place, num - 1)
+    nearest = tf.where(is_first, tf.minimum(behind, num - 1), tf.maximum(before, 0))
     # A channel without any is NaN.
     nothing = nan_unless(tf.reduce_any(there, axis=-2, keepdims=True), values.dtype)
-    first = at(values, tf.minimum(behind, num - 1))[..., :1, :]
-    last = at(values, tf.maximum(before, 0))[..., -1:, :]
-    inner = values[..., 1:-1, :]
-    is_inner = there[..., 1:-1, :]
-    ends = tf.ones_like(is_inner[..., :1, :]) if num is None else tf.ones_like(there[..., :1, :])
-    values = tf.concat([first, inner, last], axis=-2) + nothing
-    return Observed(times, values, tf.concat([ends, is_inner, ends], axis=-2))
+    return Observed(times, at(values, nearest) + nothing, there | is_first | is_last)
 
 
 def neighbours(there: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -62,16 +62,6 @@ _uses: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
-def look_up(key: Hashable) -> Kept:
-    """What is kept of `key`."""
-    with _lock:
-        kept = _kept.setdefault(key, Kept())
-        _kept.move_to_end(key)
-        while len(_kept) > _MAX_COUNTED:
-            _kept.popitem(last=False)
-        return kept
-
-
 @dataclasses.dataclass
 class Uses:
     """Of one function's code, whatever it reads.
@@ -93,14 +83,24 @@ class Uses:
         return self.num_compiled < _MAX_AT_FIRST or self.num_runs >= 8 * self.num_compiled
 
 
+def look_up(key: Hashable) -> Kept:
+    """What is kept of `key`."""
+    return _latest(_kept, key, Kept)
+
+
 def uses_of(code: Hashable) -> Uses:
     """Those of `code`."""
+    return _latest(_uses, code, Uses)
+
+
+def _latest(store: collections.OrderedDict[Hashable, Any], key: Hashable, make: Any) -> Any:
+    """What `store` has for `key`, now its latest, or else `make()`; the oldest are forgotten."""
     with _lock:
-        uses = _uses.setdefault(code, Uses())
-        _uses.move_to_end(code)
-        while len(_uses) > _MAX_COUNTED:
-            _uses.popitem(last=False)
-        return uses
+        found = store.setdefault(key, make())
+        store.move_to_end(key)
+        while len(store) > _MAX_COUNTED:
+            store.popitem(last=False)
+        return found
 
 
 def drop_the_oldest() -> None:
