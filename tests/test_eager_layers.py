@@ -54,7 +54,7 @@ def check_same(layer, *arguments, **keywords):
         lambda: NeuralODE(make_dense(), solver=HEUN),
         lambda: NeuralODE(fields.MLP(3, 1), t_eval=[0.3, 1.0], return_sequences=True, solver=HEUN),
         lambda: NeuralODE(fields.MLP(3, 1, time=True), time_dependent=True, solver=HEUN),
-        lambda: NeuralODE(lambda t, y: -t * y, (1.0, 0.0), time_dependent=True),
+        lambda: NeuralODE(make_dense(), (1.0, 0.0)),
         lambda: NeuralODE(make_dense(dtype="float64"), dtype="float64", on_failure="last"),
         lambda: NeuralODE(make_dense(), regularizer=regularizers.KineticEnergy(0.1), solver=HEUN),
     ],
@@ -151,8 +151,17 @@ def test_a_layer_of_the_users_own_stays_as_it_is():
     assert num_traced(layer) == 0
 
 
+def test_a_function_that_asks_for_shapes_stays_as_it_is():
+    layer = NeuralODE(lambda y: -y if y.shape[0] == 1 else y, solver=HEUN)
+    dense = keras.layers.Dense(2, activation=lambda x: x if x.shape[0] == 1 else -x)
+    for size in (3, 2, 1):
+        check_same(layer, X[:size])
+        check_same(other := NeuralODE(dense, solver=HEUN), X[:size])
+        assert num_traced(layer) == num_traced(other) == 0
+
+
 def test_a_failed_solve_raises_as_in_a_plain_call():
-    layer = NeuralODE(lambda y: y**2, (0.0, 100.0))
+    layer = NeuralODE(keras.layers.Activation("exponential"), (0.0, 100.0))
     for _ in range(2):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"solve failed|step size|finite"):
             layer(np.abs(X) + 1.0)

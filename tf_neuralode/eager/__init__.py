@@ -8,5 +8,6 @@ from tf_neuralode.eager.solves import (
     check_compile,
     compiles_itself,
     solve_compiled,
+    surroundings,
 )
 from tf_neuralode.eager.traced import with_autograph

@@ -38,6 +38,7 @@ class Guard:
     Attributes:
       key: Hashable: equal for equal reads.
       code: Its own code.
+      has_functions: Whether functions of the user's are read, or it is one.
       tensors: Values of the tensors and variables that are read, as of now.
 
     Raises:
@@ -46,7 +47,7 @@ class Guard:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.tensors: list[tf.Tensor] = []
-        self.in_place = False
+        self.in_place = self.has_functions = False
         self._seen: dict[int, tuple[int, Make | None]] = {}
         self._kept: list[Any] = []  # so that no address is used twice
         self._root = function
@@ -175,7 +176,7 @@ class Guard:
         reads, opaque, in_place = reads_of(code)
         if opaque is not None:
             raise Unguarded(opaque)
-        self.in_place |= in_place
+        self.has_functions, self.in_place = True, self.in_place or in_place
         copies: dict[int, tuple[list[tf.Tensor], types.FunctionType]] = {}
         places: list[tuple[Read, Make]] = []
 
@@ -213,11 +214,16 @@ def _is_of_library(x: Any) -> bool:
 
 
 def settings_key(layer: keras.layers.Layer) -> Hashable | None:
-    """What a layer reads of itself in a call, but for its variables; `None` if that isn't known."""
+    """What a layer reads of itself in a call, but for its variables; `None` if that isn't known.
+
+    Nor is it of one with a function of the user's inside: that may ask for shapes, which a graph
+    for any size of the batch doesn't know.
+    """
     try:
-        return Guard(layer).key
+        guard = Guard(layer)
     except Exception:  # of looking, where it may never look
         return None
+    return None if guard.has_functions else guard.key
 
 
 def is_plain(x: Any) -> bool:

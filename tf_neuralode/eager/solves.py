@@ -1,7 +1,7 @@
 """Eager solves that compile themselves, where nothing that f reads can go stale.
 
     key = what f reads and may change, structures, shapes, dtypes, settings
-    y0, t, params, and the arrays and variables that f reads  ->  states, diagnostics
+    y0, t, params, and the tensors and variables that f reads  ->  states, diagnostics
 
 A function is kept for each of the last keys. It holds neither f nor anything that f reads: those
 are there while it is traced, and come as arguments. An f of which that can't be said stays eager.
@@ -108,7 +108,7 @@ class _Attempt:
     def __call__(self, arguments: Arguments, read: Guard) -> tuple[Results | None, str | None]:
         """Results of an f that reads as `read` says, or `None`; and why it can't be compiled."""
         call = Call(self._solve, arguments, read, self._options)
-        kept, uses = look_up((read.key, call.key, _surroundings())), uses_of((read.code, call.key))
+        kept, uses = look_up((read.key, call.key, surroundings())), uses_of((read.code, call.key))
         if kept.function is None and kept.refused is None:
             if not (self._at_once or uses.may_compile):
                 return None, None
@@ -144,7 +144,7 @@ class _Attempt:
         return None if was_cut else results
 
 
-def _surroundings() -> Hashable:
+def surroundings() -> Hashable:
     """What code that TensorFlow traces depends on, wherever it stands."""
     return (
         keras.config.floatx(),

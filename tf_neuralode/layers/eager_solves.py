@@ -11,7 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode.eager import NUM_BEFORE_COMPILING, compiles_itself, recorded_once, settings_key
+from tf_neuralode.eager import (
+    NUM_BEFORE_COMPILING,
+    compiles_itself,
+    recorded_once,
+    settings_key,
+    surroundings,
+)
 from tf_neuralode.layers.batch import BatchSolution
 from tf_neuralode.layers.dynamics import Dynamics
 from tf_neuralode.tensors import may_be_recorded
@@ -72,7 +78,7 @@ class EagerSolves:
             read = settings_key(dynamics.layer)
             # Of a shape the function may make a more general one, but not of another rank.
             about = [(x.shape.rank, x.dtype) if tf.is_tensor(x) else x for x in leaves]
-            key = (read, dynamics.training, dynamics.writes, *about)
+            key = (read, dynamics.training, dynamics.writes, *about, surroundings())
             if read is not None and not any(isinstance(x, np.ndarray) for x in about):
                 return self._kept.setdefault(key, _Kept())
         return _Kept(is_refused=True)

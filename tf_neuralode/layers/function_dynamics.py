@@ -9,8 +9,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_neuralode.eager import add_kind
-
 
 @keras.saving.register_keras_serializable("tf_neuralode")
 class FunctionDynamics(keras.layers.Layer):
@@ -84,6 +82,3 @@ class FunctionDynamics(keras.layers.Layer):
                 f"Received: function {config['function']!r}"
             )
         return cls(**{**config, "function": function})
-
-
-add_kind(FunctionDynamics, "function", "time_dependent")
