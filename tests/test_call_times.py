@@ -137,7 +137,7 @@ def test_state_times_and_weights_have_the_exact_gradient(gradient, mode, times):
 def test_the_tape_differentiates_the_very_steps_that_were_taken():
     """At a loose tolerance the exact solution's gradient is another one; finite differences agree.
 
-    With equal steps, whose sizes don't move with the input.
+    With equal steps, whose sizes don't move with the input. Times have the exact solution's.
     """
     layer = NeuralODE(
         Swinging(dtype="float64"),
@@ -149,13 +149,15 @@ def test_the_tape_differentiates_the_very_steps_that_were_taken():
     )
     times = FORWARDS + np.array([0.1, 0.2, 0.3, 0.4])
     actual = gradients_of_squares(layer, times, "graph")
-    loss = tf.function(lambda y0, times: tf.reduce_sum(layer(y0, times) ** 2))
-    expected = finite_differences(lambda inputs: loss(*inputs), [Y0, times], 1e-6)
-    for found, derivative in zip(actual[:2], expected, strict=True):
-        # Rounding of 1e-16 over a step of 1e-6, in a loss of some hundreds.
-        np.testing.assert_allclose(found, derivative, rtol=1e-6, atol=1e-6)
+    loss = tf.function(lambda y0: tf.reduce_sum(layer(y0, times) ** 2))
+    (expected,) = finite_differences(lambda inputs: loss(*inputs), [Y0], 1e-6)
+    # Rounding of 1e-16 over a step of 1e-6, in a loss of some hundreds.
+    np.testing.assert_allclose(actual[0], expected, rtol=1e-6, atol=1e-6)
     smooth = exact_gradients(times)[0]
     assert np.abs(actual[0] / smooth - 1).max() > 1e-4, "the steps should be coarse"
+    rows = layer(Y0, times).numpy()
+    slopes = np.cos(times)[..., np.newaxis] * rows
+    np.testing.assert_allclose(actual[1], np.sum(2 * rows * slopes, axis=-1), rtol=1e-12)
 
 
 MASK = np.array([[True, True, False, False], [False, True, True, True], [True, False, True, True]])
@@ -200,25 +202,30 @@ def test_a_mask_works_with_shared_times():
     np.testing.assert_array_equal(rows[0, 2:], np.stack([rows[0, 1]] * 2))
 
 
-def test_padding_costs_one_step_an_output_time():
-    lone, long = swinging(1e-4, track_stats=True), swinging(1e-4, track_stats=True)
+def evaluations(layer, times, mask=None):
+    """Of the forward pass, for one sample a row of `times`."""
+    layer(Y0[:1].repeat(len(times), axis=0), times, mask=mask, training=False)
+    return float(layer._nfe.result())
+
+
+@pytest.mark.parametrize("num", [1, 2, 30, 1000])
+def test_times_of_each_sample_cost_what_the_solve_costs_without_them(num):
+    rng = np.random.default_rng(0)
+    times = T0 + (10.0 - T0) * np.sort(rng.uniform(size=(5, num)), axis=1)
+    times[0, -1] = 10.0
+    alone = evaluations(swinging(1e-6, track_stats=True), np.full((1, 1), 10.0))
+    together = evaluations(swinging(1e-6, track_stats=True), times)
+    assert together <= 1.1 * alone
+
+
+def test_padding_and_repeated_times_cost_nothing():
     times = np.array([[0.5, 0.9, 2.0]] * 3)
-    lone(Y0, times, training=False)
-    padding = np.zeros((3, 5))
-    mask = np.concatenate([np.ones((3, 3)), padding], axis=1).astype(bool)
-    long(Y0, np.concatenate([times, padding], axis=1), mask=mask, training=False)
-    # A step of Dormand-Prince and the slope at its start: 7 evaluations.
-    assert long._nfe.result() == lone._nfe.result() + 5 * 7
-
-
-def test_a_step_size_is_handed_on_from_one_time_to_the_next():
-    layer, single = swinging(1e-6, track_stats=True), swinging(1e-6, track_stats=True)
-    times = np.broadcast_to(np.linspace(T0, 10.0, 21)[1:], (3, 20))
-    layer(Y0, times, training=False)
-    single(Y0, times[:, -1:], training=False)
-    # A rejected step or two, and the clipping at the times: twice what the solve takes at least,
-    # or one step of 7 evaluations for each time.
-    assert layer._nfe.result() <= max(20 * 7, 1.5 * single._nfe.result())
+    padded = np.concatenate([times, np.zeros((3, 5))], axis=1)
+    mask = np.concatenate([np.ones((3, 3)), np.zeros((3, 5))], axis=1).astype(bool)
+    lone = evaluations(swinging(1e-4, track_stats=True), times)
+    assert evaluations(swinging(1e-4, track_stats=True), padded, mask) == lone
+    repeated = np.repeat(times, 4, axis=1)
+    assert evaluations(swinging(1e-4, track_stats=True), repeated) == lone
 
 
 def test_resting_samples_do_not_hide_the_error_of_one_that_moves():
@@ -236,10 +243,10 @@ def test_resting_samples_do_not_hide_the_error_of_one_that_moves():
 def test_equal_steps_are_as_many_as_without_times(solver):
     solver = solvers.get(solver).copy(num_steps=24)
     layer = swinging(None, solver=solver, track_stats=True)
-    # Two intervals of 8 steps each, and two of one step that is shorter than the others.
     layer(Y0, np.broadcast_to([3.3, 6.3, 6.3001, 9.3], (3, 4)), training=False)
     per_step = {"Euler": 1, "RK4": 4}[type(solver).__name__]
-    assert layer._nfe.result() == per_step * (8 + 8 + 1 + 8)
+    # Dense output wants the slope at the end, too.
+    assert layer._nfe.result() == per_step * 24 + 1
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -12,7 +12,7 @@ import keras
 import pytest
 
 import tf_neuralode
-from tf_neuralode import fields, gradients, plotting, results, solvers
+from tf_neuralode import fields, gradients, layers, plotting, results, solvers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs/extending").glob("*.md"))
@@ -32,6 +32,11 @@ PUBLIC = {
 }
 PUBLIC |= {
     f"tf_neuralode.results.{name}": getattr(results, name) for name in ("Results", "DenseSolution")
+}
+PUBLIC |= {
+    f"tf_neuralode.layers.{name}": getattr(layers, name)
+    for name in layers.__all__
+    if name not in tf_neuralode.__all__
 }
 
 

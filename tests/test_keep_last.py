@@ -83,8 +83,8 @@ def test_times_of_each_sample(mode):
     made = layer(gradient="tape")
     times = tf.constant([[0.2, 0.4], [0.3, 0.9]], tf.float64)
     rows, found = in_mode(run_of(made, times), mode)()
-    # All stop together: at 0.5 of the second, a third of the way from 0.2 to 0.4 of the first.
-    check(rows, found, np.array([[0.2, 0.2 + 0.2 / 3], [0.3, 0.5]]))
+    # All stop together: at 0.5 of the second, which has 0.9 to go, and as far on the first's way.
+    check(rows, found, np.array([[0.2, 0.4 * 0.5 / 0.9], [0.3, 0.5]]))
 
 
 @pytest.mark.parametrize("mode", MODES)

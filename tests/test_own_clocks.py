@@ -54,6 +54,7 @@ def solve(y0, rate, solver, gradient, times=TIMES, kind=NOTHING_KNOWN):
         solver=solver,
         conditions=dataclasses.replace(kind, batch_ndims=1),
         flatten=list,
+        own_clocks=True,
     )
     return gradients.get(gradient).solve(problem)
 
@@ -138,6 +139,7 @@ def test_a_sample_that_fails_leaves_the_others_alone(mode):
             solver=solvers.Bosh3(1e-6, 1e-6, max_num_steps=200),
             conditions=dataclasses.replace(NOTHING_KNOWN, batch_ndims=1),
             flatten=list,
+            own_clocks=True,
         )
         solution = gradients.get("tape").solve(problem)
         return solution.rows[0], solution.diagnostics.status

@@ -22,6 +22,7 @@ OTHERS = {
     "on_failure": "nan",
     "track_stats": True,
     "jit_compile": True,
+    "control": "linear",
 }
 
 

@@ -15,6 +15,7 @@ ORDER = [
     "solvers",
     "gradients",
     "results",
+    "solve",
     "eager",
 ]
 ABOVE = ["odeint", "regularizers", "layers", "fields", "plotting", "__init__"]

@@ -2,5 +2,6 @@
 
 from tf_neuralode.controls.cubic import Hermite, Natural
 from tf_neuralode.controls.linear import Linear, Previous
+from tf_neuralode.controls.piecewise import Control
 
-__all__ = ["Hermite", "Linear", "Natural", "Previous"]
+__all__ = ["Control", "Hermite", "Linear", "Natural", "Previous"]

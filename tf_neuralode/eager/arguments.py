@@ -43,7 +43,7 @@ class Arguments:
             () if counter is None else (tf.convert_to_tensor(counter),),
         )
         self.options = {
-            "direction": -1.0 if times[-1] < times[0] else 1.0,
+            "direction": -1.0 if times.ndim == 1 and times[-1] < times[0] else 1.0,
             "times_are_constant": not may_be_watched(t),
         }
         structure = tuple(_structure(part) for part in self.given)
@@ -54,8 +54,8 @@ class Arguments:
         graph = tf.__internal__.FuncGraph("field")
         placeholder = lambda x: tf.compat.v1.placeholder(x.dtype, x.shape)
         with graph.as_default():
-            time = tf.compat.v1.placeholder(self.flat.time_dtype, [])
-            y, _, params, _ = tf.nest.map_structure(placeholder, self.given)
+            y, times, params, _ = tf.nest.map_structure(placeholder, self.given)
+            time = tf.compat.v1.placeholder(self.flat.time_dtype, times.shape[1:])
             f([placeholder(x) for x in further])(time, y, *params)
         return graph
 

@@ -36,7 +36,7 @@ def check_compile(compile: Any) -> None:
         )
 
 
-def compiles_itself(solver: Any, gradient: Any, dense_output: bool) -> bool:
+def compiles_itself(solver: Any, gradient: Any) -> bool:
     """Whether a call made here and now is one that may compile itself.
 
     Not within a function, nor under a strategy; kept activations are differentiated as they are.
@@ -46,7 +46,6 @@ def compiles_itself(solver: Any, gradient: Any, dense_output: bool) -> bool:
         and solver.is_ours
         and not solver.has_functions()
         and not gradient.keeps_activations
-        and not dense_output
         and not tf.config.functions_run_eagerly()
         and not tf.distribute.has_strategy()
     )
@@ -62,7 +61,7 @@ def solve_compiled(
     """`solve(f, y0, t, params, **options)`, compiled once that pays.
 
     Args:
-      solve: `odeint.solve_from`.
+      solve: `solve.solve_from`.
       as_it_comes: The same of these arguments, but for the options.
       given: f, y0, t and params, as in `odeint`.
       at_once: Whether to compile at the first call, and to raise ValueError if that can't be.

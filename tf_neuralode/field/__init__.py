@@ -11,8 +11,10 @@ from tf_neuralode.field.field import (
     zeros_for,
 )
 from tf_neuralode.field.flat_state import FlatState
+from tf_neuralode.field.jumps import jumps_between
 from tf_neuralode.field.precision import EPSILON, FieldPrecision, warn_of_tolerance
 from tf_neuralode.field.refusal import refusing_gradients
+from tf_neuralode.field.sample_clock import SampleClock
 from tf_neuralode.field.times import (
     as_times,
     check_distinct,

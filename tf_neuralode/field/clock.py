@@ -20,7 +20,7 @@ class Clock:
     """Time that has elapsed since an origin, and the user's time, which may run backwards.
 
     Args:
-      origin: The user's initial time: a NumPy scalar, or a scalar tensor.
+      origin: The user's initial time: a NumPy scalar, or a tensor, a scalar or `(batch,)`.
       dtype: Of the solve, at least float32.
       last: The user's last time, likewise, or `None` if it isn't one.
       direction: 1 or -1: where the user's time runs. From origin to last, or forwards, if `None`.
@@ -40,6 +40,11 @@ class Clock:
         self._starts_at_zero = not tf.is_tensor(origin) and origin == 0
         self._coarse, self._fine = _split(origin, dtype)
         self._bounds = None if last is None else _sorted(origin, last, dtype)
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether each sample has an origin of its own."""
+        return tf.is_tensor(self._origin) and self._origin.shape.rank == 1
 
     @property
     def user_dtype(self) -> tf.DType:
@@ -72,11 +77,19 @@ class Clock:
     def forwards(self, f: Callable[..., State]) -> Callable[..., State]:
         """`f(t, y, ...)`, in the user's time, as a field in the time elapsed."""
 
-        def field(elapsed: tf.Tensor, *arguments: Any) -> State:
-            slope = f(self.time(elapsed), *arguments)
-            return tf.nest.map_structure(self.signed, slope)
+        def field(elapsed: tf.Tensor, *arguments: Any, within: Any = None) -> State:
+            time = self.time(elapsed)
+            if within is not None:
+                time = self._inside(time, within)
+            return tf.nest.map_structure(self.signed, f(time, *arguments))
 
         return field
+
+    def _inside(self, time: tf.Tensor, within: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """The user's `time`, moved by a rounding error if it is an end of an interval."""
+        ends = [self.time(elapsed) for elapsed in within]
+        lower, upper = tf.reduce_min(ends, axis=0), tf.reduce_max(ends, axis=0)
+        return tf.clip_by_value(time, lower + _spacing(lower), upper - _spacing(upper))
 
     def signed(self, x: tf.Tensor) -> tf.Tensor:
         """`x` in the user's direction, of elapsed time; and back."""
@@ -123,6 +136,13 @@ class Clock:
         else:
             difference = time.astype(np.float64) - np.float64(self._origin)
         return difference.astype(self._dtype.as_numpy_dtype)
+
+
+def _spacing(t: tf.Tensor) -> tf.Tensor:
+    """To the next number, about; a normal one, as denormal ones are flushed."""
+    limits = np.finfo(t.dtype.as_numpy_dtype)
+    eps, tiny = (tf.constant(x, t.dtype) for x in (limits.eps, limits.tiny))
+    return tf.maximum(tf.abs(t) * eps, tiny)
 
 
 def _direction(origin: Any, last: Any) -> Any:

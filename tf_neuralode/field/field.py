@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_neuralode.tensors import State, Tensors
+from tf_neuralode.tensors import State, Tensors, each
 
 _LOW_PRECISION = (tf.float16, tf.bfloat16)
 
-FlatFn = Callable[[tf.Tensor, State, Tensors], State]
+FlatFn = Callable[..., State]  # f(t, y, params), or with the ends of a step, within=...
 
 
 def solve_dtype(dtype: tf.DType) -> tf.DType:
@@ -41,14 +41,79 @@ class Field:
       f: The function. In a solve time runs forwards, from 0.
       params: What it gets besides time and state.
       others: Tensors and variables that it closes over, and whose gradients are wanted.
+      has_jumps: Whether the last of `params` are times, in the solve's, at which it jumps.
+      within: The ends of the step that it is evaluated in, if it jumps: not at an end itself, but
+        just inside, so that it is what it is on this side of a jump there.
     """
 
     f: FlatFn
     params: Tensors = dataclasses.field(default_factory=list)
     others: Sequence[tf.Tensor | tf.Variable] = ()
+    has_jumps: bool = False
+    within: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def __call__(self, t: tf.Tensor, y: State) -> State:
-        return self.f(t, y, self.params)
+        if self.within is None:
+            return self.f(t, y, self.params)
+        return self.f(t, y, self.params, within=self.within)
+
+    @property
+    def jumps(self) -> tf.Tensor:
+        """Where it jumps, in the solve's time, a constant of differentiation."""
+        return tf.stop_gradient(self.params[-1])
+
+    def is_jump(self, t: tf.Tensor) -> tf.Tensor:
+        """Whether it jumps at `t`; a boolean scalar."""
+        return tf.reduce_any(tf.equal(self.jumps, t))
+
+    def next_jump(self, t: tf.Tensor) -> tf.Tensor:
+        """The first one behind `t`; if there is none, a time that none comes near."""
+        never = tf.constant(t.dtype.max, t.dtype)
+        jumps = self.jumps
+        return tf.reduce_min(tf.concat([tf.where(jumps > t, jumps, never), [never]], axis=0))
+
+    def last_jump(self, t: tf.Tensor) -> tf.Tensor:
+        """The last one before `t`, likewise."""
+        never = tf.constant(t.dtype.min, t.dtype)
+        jumps = self.jumps
+        return tf.reduce_max(tf.concat([tf.where(jumps < t, jumps, never), [never]], axis=0))
+
+    def on(self, t: tf.Tensor, t_next: tf.Tensor) -> Field:
+        """The field on a step, which may begin or end at a jump."""
+        return dataclasses.replace(self, within=(t, t_next)) if self.has_jumps else self
+
+    def behind(self, t: tf.Tensor) -> Field:
+        """The field from just behind `t` up to the next jump."""
+        return self.on(t, self.next_jump(t)) if self.has_jumps else self
+
+    def before(self, t: tf.Tensor) -> Field:
+        """The field from the last jump up to just before `t`."""
+        return self.on(self.last_jump(t), t) if self.has_jumps else self
+
+    def d_jumps(self, t: tf.Tensor, y: State, d_y: State, behind: State) -> tf.Tensor:
+        """Gradients of the times of jumps, where there is one at `t`; otherwise 0.
+
+        A jump at tau moves the solution: dL/dtau = dL/dy(tau) . (f(tau-, y) - f(tau+, y)).
+
+        Args:
+          t, y: Time and state.
+          d_y: Cotangent of the state.
+          behind: F just behind `t`.
+        """
+
+        def product(d: tf.Tensor, k0: tf.Tensor, k1: tf.Tensor) -> tf.Tensor:
+            # Of complex numbers that of their real and imaginary parts.
+            change = tf.math.conj(d) * (k0 - k1)
+            change = tf.math.real(change) if change.dtype.is_complex else change
+            return tf.cast(tf.reduce_sum(change), t.dtype)
+
+        d_tau = tf.add_n(each(product, d_y, self.before(t)(t, y), behind))
+        return tf.where(tf.equal(self.jumps, t), d_tau, tf.zeros_like(d_tau))
+
+    def moved_by_jump(self, t: tf.Tensor, y: State, before: State, after: State) -> State:
+        """`y` at a jump at `t`, as TensorFlow differentiates it; see `kept_activations`."""
+        del t, before, after
+        return y
 
     @property
     def sources(self) -> list[tf.Tensor | tf.Variable]:

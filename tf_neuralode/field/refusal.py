@@ -14,6 +14,7 @@ def refusing_gradients(
     depends_on: Sequence[tf.Tensor],
     error: type[Exception],
     message: str,
+    shows_in_cotangents: bool = True,
 ) -> list[tf.Tensor]:
     """`tensors`, the gradient of which is an error.
 
@@ -22,6 +23,8 @@ def refusing_gradients(
       depends_on: What they depend on, by a way that TensorFlow may not know.
       error: What is raised where a tape asks for the gradient, eagerly or as a graph is made.
       message: Its text.
+      shows_in_cotangents: Whether a gradient that is wanted has a cotangent other than 0. If not it
+        is NaN, and no error, where it can't be known whether it is wanted.
 
     Returns:
       The same values. Where a `tf.function` or a loop is differentiated as a whole TensorFlow makes
@@ -39,6 +42,8 @@ def refusing_gradients(
             def grad(d):
                 if tf.executing_eagerly() or _is_inside(graph):
                     raise error(message)
+                if not shows_in_cotangents:
+                    return [nan_unless(tf.zeros_like(a, tf.bool), a.dtype) for a in (x, *others)]
                 return _refused_at_run_time(d, [x, *others], message)
 
             return tf.identity(x), grad

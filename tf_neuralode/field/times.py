@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.field.clock import Clock, is_resolved
+from tf_neuralode.field.sample_clock import SampleClock
 from tf_neuralode.tensors import asserting
 
 
@@ -122,14 +123,15 @@ def as_times(t: Any) -> Any:
 
 
 def output_times(
-    t: Any, dtype: tf.DType, direction: float | None = None
-) -> tuple[Any, Clock, tf.Tensor | None]:
+    t: Any, dtype: tf.DType, direction: float | None = None, are_elapsed: bool = False
+) -> tuple[Any, Clock | SampleClock, tf.Tensor | None]:
     """The argument `t` of `odeint`, checked.
 
     Args:
-      t: `(num_times,)`.
+      t: `(num_times,)`, or `(num_times, batch)`.
       dtype: In which the solve holds its time.
-      direction: 1 or -1 where it is known in which direction the times run.
+      direction: 1 or -1 where it is known in which direction the times run that are shared.
+      are_elapsed: Whether they are counted from the initial time on, forwards.
 
     Returns:
       The times in their own dtype, a tensor or an array as `t` is, their clock, and whether they
@@ -144,11 +146,17 @@ def output_times(
     own = tf.as_dtype(times.dtype)
     if not (own.is_floating or own.is_integer):
         raise TypeError(f"Argument t must hold real numbers. {received()}")
-    if len(times.shape) != 1:
-        raise ValueError(f"Argument t must be one-dimensional. {received()}")
+    if len(times.shape) not in (1, 2):
+        raise ValueError(
+            "Argument t must be one-dimensional, or (num_times, batch) for times of each sample. "
+            f"{received()}"
+        )
     if times.shape[0] == 0:
         raise ValueError(f"Argument t must hold an initial time at least. {received()}")
-    clock = Clock(times[0], dtype, times[-1], direction)
+    if len(times.shape) == 2:
+        return _times_of_samples(tf.convert_to_tensor(times), dtype, are_elapsed, received)
+    origin, last = (own.as_numpy_dtype(0), None) if are_elapsed else (times[0], times[-1])
+    clock = Clock(origin, dtype, last, 1.0 if are_elapsed else direction)
     elapsed = clock.elapsed(times) if tf.is_tensor(times) else clock.elapsed_array(times)
     steps = elapsed[1:] - elapsed[:-1]
     all_of = tf.reduce_all if tf.is_tensor(times) else np.all
@@ -158,7 +166,36 @@ def output_times(
     message = "Argument t must be finite, and increasing or decreasing from the first on. Sort t."
     times = checked(times, monotone, message, received, times)
     num = tf.size(times) - 1 if tf.is_tensor(times) else times.size - 1
-    resolved = is_resolved(elapsed[-1], num, times[0], own)
+    resolved = is_resolved(elapsed[-1], num, origin, own)
+    times = checked(times, resolved, unresolved("Argument t", own), received, times)
+    valid = monotone & resolved
+    return times, clock, None if tf.get_static_value(valid) is not None else valid
+
+
+def _times_of_samples(
+    times: tf.Tensor, dtype: tf.DType, are_elapsed: bool, received: Callable[[], str]
+) -> tuple[tf.Tensor, SampleClock, tf.Tensor | None]:
+    """As `output_times`, of `(num_times, batch)`."""
+    own = times.dtype
+    if are_elapsed:
+        of_elapsed = Clock(own.as_numpy_dtype(0), dtype, direction=1.0)
+    else:
+        of_elapsed = Clock(times[0], dtype, times[-1], direction=1.0)
+    clock = SampleClock(of_elapsed, times[-1])
+    elapsed = of_elapsed.elapsed(times)
+    steps = (elapsed[1:] - elapsed[:-1]) * tf.sign(clock.lengths)
+    # Times that come back to where they began have no direction.
+    returns = ~clock.moving & tf.reduce_any(tf.not_equal(elapsed, 0), axis=0)
+    monotone = tf.reduce_all(steps >= 0) & tf.reduce_all(tf.math.is_finite(elapsed))
+    monotone &= ~tf.reduce_any(returns)
+    message = (
+        "Argument t must be finite, and increasing or decreasing from the first on, for each "
+        "sample. Sort each column of t."
+    )
+    times = checked(times, monotone, message, received, times)
+    total = tf.reduce_sum(tf.abs(clock.lengths))
+    origin = tf.reduce_sum(tf.abs(tf.cast(tf.zeros([]) if are_elapsed else times[0], dtype)))
+    resolved = is_resolved(total, tf.shape(times)[0] - 1, origin, own)
     times = checked(times, resolved, unresolved("Argument t", own), received, times)
     valid = monotone & resolved
     return times, clock, None if tf.get_static_value(valid) is not None else valid

@@ -24,8 +24,8 @@ class Conv(Field):
       filters: Channels of each hidden convolution, a positive integer.
       depth: How many hidden convolutions, a positive integer.
       kernel_size: Of all of them, in each dimension, a positive integer.
-      activation, time, out_scale: As those of [`MLP`][tf_neuralode.fields.MLP]; the time is a
-        further channel.
+      activation, time, out_scale, inputs: As those of [`MLP`][tf_neuralode.fields.MLP]; the time
+        is a further channel, and so are inputs.
       data_format: `"channels_last"` or `"channels_first"`, or `None` for Keras' default. TensorFlow
         has convolutions with the channels first on a GPU only.
 
@@ -58,6 +58,7 @@ class Conv(Field):
         "time",
         "out_scale",
         "data_format",
+        "inputs",
     )
 
     def __init__(
@@ -69,9 +70,10 @@ class Conv(Field):
         time: bool = False,
         out_scale: bool = False,
         data_format: Literal["channels_last", "channels_first"] | None = None,
+        inputs: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(depth, activation, time, out_scale, **kwargs)
+        super().__init__(depth, activation, time, out_scale, inputs, **kwargs)
         self.filters = checks.positive_integer("filters", filters)
         self.kernel_size = checks.positive_integer("kernel_size", kernel_size)
         self.data_format = data_format or keras.config.image_data_format()

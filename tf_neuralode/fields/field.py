@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_neuralode.layers.small import ConcatTime
+from tf_neuralode.layers.small import ConcatInputs, ConcatTime
 from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.solvers import checks
 
@@ -31,10 +31,16 @@ class Field(ReadOnly, keras.layers.Layer):
     axis = -1
 
     def __init__(
-        self, depth: int, activation: Activation, time: bool, out_scale: bool, **kwargs: Any
+        self,
+        depth: int,
+        activation: Activation,
+        time: bool,
+        out_scale: bool,
+        inputs: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("time", time), ("out_scale", out_scale)):
+        for name, value in (("time", time), ("out_scale", out_scale), ("inputs", inputs)):
             if value not in (True, False):
                 raise TypeError(
                     f"Argument {name} must be True or False. Received: {name}={value!r}"
@@ -43,6 +49,7 @@ class Field(ReadOnly, keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.time = bool(time)
         self.out_scale = bool(out_scale)
+        self.inputs = bool(inputs)
 
     def build(self, input_shape: Any) -> None:
         shape = state = self._state_shape(input_shape)
@@ -52,10 +59,11 @@ class Field(ReadOnly, keras.layers.Layer):
                 f"The state of layer {self.name!r} ({type(self).__name__}) must have a known "
                 f"number of features. Received: state of shape {state}"
             )
-        if self.time:
-            self._concat_time = ConcatTime(self.axis, dtype=self.dtype_policy)
-            self._concat_time.build(input_shape)
-            shape = self._concat_time.compute_output_shape(input_shape)
+        if self.time or self.inputs:
+            join = ConcatInputs if self.inputs else ConcatTime
+            self._concat = join(self.axis, dtype=self.dtype_policy)
+            self._concat.build(input_shape)
+            shape = self._concat.compute_output_shape(input_shape)
         self._network: list[keras.layers.Layer] = []
         for i in range(self.depth + 1):
             is_last = i == self.depth
@@ -69,14 +77,16 @@ class Field(ReadOnly, keras.layers.Layer):
     def call(self, inputs: Any) -> tf.Tensor:
         # Keras builds once; the next call may be on something else.
         self._state_shape(tf.nest.map_structure(lambda x: tuple(x.shape), inputs))
-        y = self._concat_time(inputs) if self.time else inputs
+        y = self._concat(inputs) if self.time or self.inputs else inputs
         for layer in self._network:
             y = layer(y)
         return self._scale * y if self.out_scale else y
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """The state's."""
-        return previous_mask[1] if self.time and previous_mask is not None else previous_mask
+        if previous_mask is None or not (self.time or self.inputs):
+            return previous_mask
+        return previous_mask[int(self.time)]
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return self._state_shape(input_shape)
@@ -87,6 +97,7 @@ class Field(ReadOnly, keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "time": self.time,
             "out_scale": self.out_scale,
+            "inputs": self.inputs,
         }
         return {**super().get_config(), **config}
 
@@ -110,7 +121,16 @@ class Field(ReadOnly, keras.layers.Layer):
 
     def _state_shape(self, shapes: Any) -> Shape:
         """Of the input's shapes, of which there are two if it is `[t, y]`."""
-        is_pair = all(isinstance(shape, list | tuple) for shape in shapes)
+        is_pair = all(isinstance(shape, list | tuple | dict) for shape in shapes)
+        if self.inputs:
+            if is_pair and len(shapes) > 1 + self.time:
+                return tuple(shapes[int(self.time)])
+            names = "[t, y, ...]" if self.time else "[y, ...]"
+            raise ValueError(
+                f"The input of layer {self.name!r} ({type(self).__name__}) must be {names}, state "
+                "and control or context behind it, as it has inputs=True. "
+                f"Received: input of shape {shapes}"
+            )
         if is_pair == self.time and (not is_pair or len(shapes) == 2):
             return tuple(shapes[1] if is_pair else shapes)
         wanted = "[t, y], as it has time=True: in a NeuralODE that needs time_dependent=True"

@@ -28,11 +28,14 @@ class MLP(Field):
         on `[t, y]`, for `NeuralODE(..., time_dependent=True)`.
       out_scale: Whether all slopes have one learned factor, which begins at 1: a single weight then
         sets the pace of the solution.
+      inputs: Whether the field takes a control or a context, as further features: it is called on
+        `[y, control, context]`, of those there are, or with `time=True` on `[t, y, ...]`.
 
     Call arguments:
       inputs: The state, or time and state, `[t, y]`, with `time=True`.
 
-    Input shape: `(batch, ..., features)`; with `time=True` `[t, y]`, t of shape `(batch, 1)`.
+    Input shape: `(batch, ..., features)`; with `time=True` `[t, y]`, t of shape `(batch, 1)`; with
+      `inputs=True` a list, see there.
 
     Output shape: that of the state. A mask of the state is handed on.
 
@@ -51,7 +54,7 @@ class MLP(Field):
       [2] H. Zhang, Y. N. Dauphin, T. Ma, Fixup initialization, ICLR 2019.
     """
 
-    read_only = ("width", "depth", "activation", "time", "out_scale")
+    read_only = ("width", "depth", "activation", "time", "out_scale", "inputs")
 
     def __init__(
         self,
@@ -60,9 +63,10 @@ class MLP(Field):
         activation: Activation = "tanh",
         time: bool = False,
         out_scale: bool = False,
+        inputs: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(depth, activation, time, out_scale, **kwargs)
+        super().__init__(depth, activation, time, out_scale, inputs, **kwargs)
         self.width = checks.positive_integer("width", width)
         self.supports_masking = True
 
@@ -76,4 +80,4 @@ class MLP(Field):
         return keras.layers.Dense(size, **self._layer_arguments(input_shape[-1], is_last))
 
 
-add_kind(MLP, "time", "out_scale")
+add_kind(MLP, "time", "out_scale", "inputs")

@@ -14,6 +14,7 @@ from tf_neuralode.field import dense_gradients
 from tf_neuralode.gradients.backward_tolerances import BackwardTolerances
 from tf_neuralode.gradients.gradient import Gradient
 from tf_neuralode.gradients.problem import Problem, Solution
+from tf_neuralode.gradients.segments import solve_in_segments
 from tf_neuralode.solvers.stock import adapted
 from tf_neuralode.solvers.tfp_face import BackwardSolver, already_solved
 from tf_neuralode.stepping import NOTHING_KNOWN, Diagnostics
@@ -28,6 +29,8 @@ class Adjoint(BackwardTolerances, Gradient):
 
         y' = f,   lambda' = -f_y^T lambda,   mu' = -f_p^T lambda.
 
+    Where each sample has output times of its own, a step ends at every one of them.
+
     y is solved again, backwards, which fails where the field contracts strongly; then take `Tape`
     or one of the adjoints on the stored solution.
 
@@ -39,6 +42,8 @@ class Adjoint(BackwardTolerances, Gradient):
       [1] R. T. Q. Chen et al., Neural ordinary differential equations, NeurIPS 2018.
       [2] P. Kidger et al., "Hey, that's not an ODE": faster ODE adjoints via seminorms, ICML 2021.
     """
+
+    has_gradients_of_jumps = False
 
     def check_solver(self, solver: Any) -> None:
         if (self._rtol, self._atol) == (None, None):
@@ -56,6 +61,8 @@ class Adjoint(BackwardTolerances, Gradient):
 
     def solve(self, problem: Problem) -> Solution:
         self.check_solver(problem.solver)
+        if problem.times.shape.rank > 1:
+            return solve_in_segments(problem, self.solve, type(self).__name__)
 
         def solve(inputs: list[tf.Tensor]) -> tuple[Solution, Any]:
             # What surrounding tapes record of it is nothing.
@@ -116,7 +123,9 @@ class Adjoint(BackwardTolerances, Gradient):
             return already_solved(given, solve, given)
         span = times[-1] - times[0]
         if given is None:
-            conditions = self.backward(solver, problem.conditions).part_of(span)
+            # TFP goes backwards in its own time, in which jumps of the field are elsewhere.
+            conditions = problem.conditions.but(limit=None)
+            conditions = self.backward(solver, conditions).part_of(span)
             conditions = conditions.with_seminorm(num_parts=2)
         else:
             # As it is: with a norm over the whole augmented system, whose parameters' parts have no

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.field import Field
-from tf_neuralode.gradients.stored_adjoint import Piece, PieceResult, StoredAdjoint
+from tf_neuralode.gradients.backward_pass import Piece, PieceResult
+from tf_neuralode.gradients.stored_adjoint import StoredAdjoint
 from tf_neuralode.methods import interpolation
 from tf_neuralode.stepping import Recorder
 from tf_neuralode.tensors import State, each, scale, while_loop

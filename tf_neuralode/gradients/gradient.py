@@ -14,6 +14,9 @@ class Gradient:
     keeps_activations = False
     """Whether TensorFlow differentiates the solve itself, from the activations of its loop."""
 
+    has_gradients_of_jumps = True
+    """Whether the times at which a field jumps have gradients."""
+
     def solve(self, problem: Problem) -> Solution:
         raise NotImplementedError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 
 from tf_neuralode.field import Field
-from tf_neuralode.gradients.stored_adjoint import PieceResult, StoredAdjoint
+from tf_neuralode.gradients.backward_pass import PieceResult
+from tf_neuralode.gradients.stored_adjoint import StoredAdjoint
 
 
 @keras.saving.register_keras_serializable("tf_neuralode")

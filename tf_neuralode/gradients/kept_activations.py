@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_neuralode.field import Attempt, Field
 from tf_neuralode.gradients.problem import Problem, Solution
 from tf_neuralode.stepping import status as status_codes
-from tf_neuralode.tensors import State, along, or_nan
+from tf_neuralode.tensors import State, along, each, or_nan, scale
 
 
 class GatedField(Field):
@@ -33,6 +33,14 @@ class GatedField(Field):
         field = dataclasses.replace(self, params=gate(self.params, of_params))
         carry = None if carry is None else gate(carry, of_samples)
         return Attempt(field, gate(y, of_samples), carry, gate.settle)
+
+    def moved_by_jump(self, t: tf.Tensor, y: State, before: State, after: State) -> State:
+        """`y`, with the derivative dy/dtau = before - after by the time tau of a jump at `t`."""
+        which = tf.cast(tf.equal(self.jumps, t), t.dtype)
+        tau = tf.reduce_sum(which * self.params[-1])
+        # 0, with the derivative of tau.
+        passed = tau - tf.stop_gradient(tau)
+        return each(lambda x, a, b: x + scale(passed, a - b), y, before, after)
 
 
 class _Gate:
@@ -58,7 +66,7 @@ def solve_keeping_activations(problem: Problem) -> Solution:
     params = verdict(problem.field.params, lambda d: or_nan(tf.reduce_all(verdict.accepted), d))
     # XLA can't differentiate a loop of adaptive steps twice, whatever is in it.
     twice_under_xla = not problem.solver.is_adaptive
-    field = GatedField(problem.field.f, params)
+    field = GatedField(problem.field.f, params, has_jumps=problem.field.has_jumps)
     solution, _ = problem.integrate(field, problem.y0, bounded=twice_under_xla)
     success = tf.equal(solution.diagnostics.status, status_codes.SUCCESS)
     verdict.settle(success)

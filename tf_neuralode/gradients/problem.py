@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tf_neuralode.field import Captures, Field
+from tf_neuralode.gradients.checkpoints import Checkpoints
 from tf_neuralode.gradients.output_cotangents import OutputCotangents, output_cotangents
-from tf_neuralode.gradients.stored_solution import Checkpoints, StoredSolution
+from tf_neuralode.gradients.stored_solution import StoredSolution
 from tf_neuralode.gradients.vjp import with_backward, without_gradients
 from tf_neuralode.stepping import (
     AcceptedSteps,
@@ -47,7 +48,8 @@ class Problem:
 
     Attributes:
       field: What is solved; its parameters are those that gradients are wanted for.
-      times: `(num_times,)`, rising; the first is the initial time.
+      times: `(num_times,)`, rising; the first is the initial time. Or `(num_times, batch)`, where
+        each sample has its own, from 0 to 1, see `field.SampleClock`.
       y0: State at `times[0]`.
       captures: What f reads besides its arguments; its gradient is wanted, too.
       counter: Scalar whose gradient is the number of evaluations of f in the backward pass.
@@ -58,6 +60,7 @@ class Problem:
       first_h: Size of the first step, 0 or `None` for "choose one".
       expects_backward: Whether a backward pass is to be expected, and what it needs is stored. One
         that comes unexpectedly solves again.
+      own_clocks: Whether each sample has steps of its own, from the first of its times to the last.
     """
 
     field: Field
@@ -71,6 +74,15 @@ class Problem:
     keep_steps: bool = False
     first_h: tf.Tensor | None = None
     expects_backward: bool = True
+    own_clocks: bool = False
+
+    @property
+    def ends(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Where a solve begins and ends, clock values."""
+        begin, end = self.times[0], self.times[-1]
+        if self.times.shape.rank == 1 or self.own_clocks:
+            return begin, end
+        return tf.zeros([], self.times.dtype), tf.ones([], self.times.dtype)
 
     @property
     def inputs(self) -> list[tf.Tensor]:
@@ -109,8 +121,9 @@ class Problem:
         solver = self.solver
         if self.keep_steps:
             recorders.append(AcceptedSteps(solver.max_num_steps, solver.method.num_coefficients))
-        start = Point(self.times[0], y0, h=self.first_h)
-        steps = solver.steps(self.conditions, start, self.times[-1])
+        begin, end = self.ends
+        start = Point(begin, y0, h=self.first_h)
+        steps = solver.steps(self.conditions, start, end)
         result = loop.solve(solver.method, steps, field, start, recorders)
         history = result.saved[-1] if self.keep_steps else None
         kept = None if recorder is None else result.saved[1]
@@ -119,16 +132,19 @@ class Problem:
     def differentiated(
         self,
         solve: Callable[[list[tf.Tensor]], tuple[Solution, Any]],
-        backward: Callable[[Any, State, Sequence[tf.Variable]], tuple[State, State]],
+        backward: Callable[..., tuple[State, State]],
         name: str,
+        by_steps: bool = False,
     ) -> Solution:
-        """A solution whose rows are differentiated by `backward`, and nothing else of it.
+        """A solution whose rows are differentiated by `backward`.
 
         Args:
           solve: `solve(inputs)` gives the solution for values of `inputs`, and residuals.
           backward: `backward(residuals, d_rows, variables)` gives the gradients of the inputs, and
             of the variables that `solve` read.
           name: Of the method, for errors.
+          by_steps: Whether it takes the cotangents of the kept steps as well, as `d_steps`;
+            otherwise they have no gradient.
         """
         structure: list[Any] = []
 
@@ -139,12 +155,15 @@ class Problem:
             return tf.nest.flatten(structure[0]), residuals
 
         def of_rows(residuals: Any, d_outputs: Any, variables: Any) -> tuple:
-            d_rows = tf.nest.pack_sequence_as(structure[0], d_outputs)[0]
-            return backward(residuals, d_rows, variables)
+            d_rows, _, d_steps = tf.nest.pack_sequence_as(structure[0], d_outputs)
+            further = {"d_steps": d_steps[0]} if by_steps and d_steps else {}
+            return backward(residuals, d_rows, variables, **further)
 
         outputs = list(with_backward(forward, of_rows, self.inputs, name))
         rows, report, steps = tf.nest.pack_sequence_as(structure[0], outputs)
-        return Solution(rows, report, without_gradients(steps[0], name) if steps else None)
+        if steps and not by_steps:
+            steps = [without_gradients(steps[0], name)]
+        return Solution(rows, report, *steps)
 
 
 Backward = Callable[
@@ -153,7 +172,11 @@ Backward = Callable[
 
 
 def solve_and_store(
-    problem: Problem, checkpoints: Checkpoints, backward: Backward, name: str
+    problem: Problem,
+    checkpoints: Checkpoints,
+    backward: Backward,
+    name: str,
+    by_steps: bool = False,
 ) -> Solution:
     """Solves `problem`, and differentiates it by `backward` on what `checkpoints` kept.
 
@@ -163,6 +186,7 @@ def solve_and_store(
       backward: `backward(problem, field, stored, cotangents)` returns the gradients of y0, those of
         `field.sources` (parameters, captured tensors, variables) and how often it evaluated f.
       name: Of the method, for errors.
+      by_steps: Whether it takes the cotangents of the kept steps, too.
     """
 
     def solve(inputs: list[tf.Tensor]) -> tuple[Solution, Any]:
@@ -171,7 +195,9 @@ def solve_and_store(
         solution, stored = problem.integrate(problem.field.with_params(params), y0, recorder)
         return solution, (stored, y0, params, solution.diagnostics.status)
 
-    def run_backward(residuals: Any, d_rows: State, variables: Any) -> tuple:
+    def run_backward(
+        residuals: Any, d_rows: State, variables: Any, d_steps: StepHistory | None = None
+    ) -> tuple:
         stored, y0, params, status = residuals
         # After a failure the solution is NaN, and so is its gradient, whatever the loss made of it.
         poison = nan_unless(tf.equal(status, status_codes.SUCCESS), problem.times.dtype)
@@ -184,7 +210,7 @@ def solve_and_store(
             num_again = again.diagnostics.num_ode_fn_evaluations
         field = field.reading([*problem.captures.tensors, *variables])
         stored = checkpoints.stored_solution(stored, y0)
-        cotangents = output_cotangents(d_rows, problem.times)
+        cotangents = output_cotangents(d_rows, problem.times, d_steps)
         d_y0, d_sources, num_evaluations = backward(problem, field, stored, cotangents)
         # A solve that failed at its first step has no step to carry the NaN to the sources.
         spoilt = lambda d, x: tf.cast(d + tf.cast(tf.reduce_sum(poison), d.dtype), x.dtype)
@@ -193,4 +219,4 @@ def solve_and_store(
         num = len(d_sources) - len(variables)
         return [d_counter, *d_y0, *d_sources[:num]], d_sources[num:]
 
-    return problem.differentiated(solve, run_backward, name)
+    return problem.differentiated(solve, run_backward, name, by_steps)

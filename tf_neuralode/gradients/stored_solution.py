@@ -12,19 +12,18 @@ more than K, no code is made for it either.
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from tf_neuralode.field import Field
 from tf_neuralode.methods import Method, interpolation
-from tf_neuralode.stepping import Point, Recorder, Slot, read, room_for, state_arrays, write
+from tf_neuralode.stepping import read, write
 from tf_neuralode.tensors import State, inside_xla, keep, while_loop
 
-# Below this the memory is small in any case, and short solves should solve nothing again.
-_SMALLEST_SEGMENT = 32
-
 Segment = list[tf.TensorArray]
+# Gives the state at a time.
+Reader = Callable[[tf.Tensor], State]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +88,20 @@ class StoredSolution:
         def one(i, start, segment, num_evaluations):
             t, t_next = self.time(first + i), self.time(first + i + 1)
             y, carry = self.split(start)
+            on_step = field.on(t, t_next)
             if self.dense:
-                carry = method.start(field, t, y)
-            step = method.step(field, t, t_next, y, carry)
+                carry = method.start(on_step, t, y)
+            step = method.step(on_step, t, t_next, y, carry)
             num_evaluations += step.num_evaluations
             if self.dense:
                 num_evaluations += 1 + method.num_dense_evaluations
-                segment = write(segment, i, method.dense(field, t, t_next, y, step))
+                segment = write(segment, i, method.dense(on_step, t, t_next, y, step))
                 return i + 1, step.y1, segment, num_evaluations
             # A sample with a clock of its own may rest.
             moved = tf.not_equal(t, t_next) if t.shape.rank else None
-            end = keep(moved, [*step.y1, *(step.carry or [])], start)
+            y1, carry, num_behind = method.behind_step(field, t_next, step.y1, step.carry)
+            num_evaluations += num_behind
+            end = keep(moved, [*y1, *(carry or [])], start)
             return i + 1, end, write(segment, i + 1, end), num_evaluations
 
         start = [tf.gather(x, index) for x in self.starts]
@@ -117,18 +119,40 @@ class StoredSolution:
         num = len(self.y0)
         return point[:num], point[num:] or None
 
-    def evaluate(self, t: tf.Tensor, index: tf.Tensor, segment: Segment) -> State:
-        """The state at time `t` from segment `index`, held in `segment` as dense solutions."""
+    def reader(self, index: tf.Tensor, segment: Segment, own_times: bool) -> Reader:
+        """Of states in segment `index`, held in `segment` as dense solutions.
+
+        Args:
+          index: Of the segment.
+          segment: Its steps.
+          own_times: Whether it is read at times of each sample, `(batch,)`.
+        """
+        if not own_times:
+            return lambda t: self._evaluate(t, index, segment)
+        # Read out once, not at each time.
+        _, num = self._ends(index)
+        if inside_xla():
+            coefs = [array.stack() for array in segment]
+        else:
+            coefs = [array.gather(tf.range(tf.maximum(num, 1))) for array in segment]
+        return lambda t: interpolation.evaluate_samples(coefs, *self._place(t, index))
+
+    def _evaluate(self, t: tf.Tensor, index: tf.Tensor, segment: Segment) -> State:
+        i, theta = self._place(t, index)
+        return interpolation.evaluate(read(segment, i), theta)
+
+    def _place(self, t: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Which step of the segment holds time `t`, a clock value, and where in it."""
         times, num = self._ends(index)
-        passed = times <= t
+        passed = times <= t[..., tf.newaxis]
         valid = tf.range(self.segment_size + 1) <= num
-        i = tf.reduce_sum(tf.cast(passed & valid, tf.int32)) - 1
+        i = tf.reduce_sum(tf.cast(passed & valid, tf.int32), axis=-1) - 1
         i = tf.clip_by_value(i, 0, tf.maximum(num - 1, 0))
         start, end = tf.gather(times, i), tf.gather(times, i + 1)
-        return interpolation.evaluate(read(segment, i), (t - start) / (end - start))
+        return i, (t - start) / (end - start)
 
     def limit(self, t: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-        """How far back a step from time `t` in segment `index` may go.
+        """How far back a step from time `t`, a clock value, in segment `index` may go.
 
         So far that it isn't longer than any forward step that it overlaps: what made that one short
         may be nothing that the adjoint state sees. Forward step k, which ends at e_k and is h_k
@@ -136,107 +160,13 @@ class StoredSolution:
         """
         times, num = self._ends(index)
         starts, ends = times[:-1], times[1:]
+        t = t[..., tf.newaxis]
         allowed = tf.minimum(ends, t - (ends - starts))
         overlapped = (tf.range(self.segment_size) < num) & (starts < t)
-        return tf.reduce_max(tf.where(overlapped, allowed, starts[0]))
+        return tf.reduce_max(tf.where(overlapped, allowed, starts[0]), axis=-1)
 
     def _ends(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Ends of a segment's steps, `(segment_size + 1,)`, and how many steps it has."""
         first = index * self.segment_size
         times = self.time(first + tf.range(self.segment_size + 1))
         return times, tf.minimum(self.num_steps - first, self.segment_size)
-
-
-class Checkpoints(Recorder):
-    """Records a `StoredSolution`.
-
-    Args:
-      max_num_steps: The most steps that the solve can take.
-      num_coefficients: How many coefficients of dense output to keep of the segment's steps (those
-        of the method, see `interpolation`), or 0 for what the steps begin with.
-      with_carry: Whether that is the state and its carry, or the state alone.
-      checkpoint: If false, all steps are one segment: more memory, nothing is replayed.
-
-    Result: `(times, starts, segment, num_steps)`, for `stored_solution`.
-    """
-
-    def __init__(
-        self,
-        max_num_steps: int,
-        num_coefficients: int = 0,
-        with_carry: bool = False,
-        checkpoint: bool = True,
-    ):
-        num_a_step = num_coefficients or 1
-        least_memory = math.ceil(math.sqrt(max_num_steps / num_a_step))
-        segment_size = max(least_memory, _SMALLEST_SEGMENT) if checkpoint else max_num_steps
-        self.segment_size = min(segment_size, max_num_steps)
-        self._num_segments = -(-max_num_steps // self.segment_size)
-        self.needs_dense = num_coefficients > 0
-        self._num_coefficients = num_coefficients
-        self._with_carry = with_carry
-
-    def start(self, start: Point):
-        size = self._num_segments * self.segment_size + 1
-        times = room_for(start.t.dtype, size, start.t.shape)
-        point = self._point(start)
-        starts = []
-        if self._num_segments > 1:
-            # One slot more, where what is no segment's first goes.
-            starts = write(state_arrays(point, self._num_segments + 1), 0, point)
-        # Known, so that a slot that a solve without a step never writes can be read.
-        leading = (self._num_coefficients,) if self.needs_dense else ()
-        kept = start.y if self.needs_dense else point
-        return times.write(0, start.t), starts, state_arrays(kept, self.segment_size, leading)
-
-    def _point(self, at: Point | Slot) -> State:
-        return [*at.y, *(at.carry or [])] if self._with_carry else at.y
-
-    def record(self, saved, slot: Slot):
-        times, starts, segment = saved
-        times = times.write(slot.index + 1, slot.end)
-        index, position = slot.index // self.segment_size, slot.index % self.segment_size
-        point = self._point(slot)
-        if starts:
-            place = tf.where(tf.equal(position, 0), index, self._num_segments)
-            starts = write(starts, place, point)
-        return times, starts, write(segment, position, slot.dense if self.needs_dense else point)
-
-    def finish(self, saved, t, y, num_slots):
-        times, starts, segment = saved
-        # A TensorArray can neither leave a function that XLA compiles, nor be captured by the
-        # gradients of a SavedModel.
-        if inside_xla():
-            leave = lambda arrays, num: [array.stack() for array in arrays]
-        else:
-            # Stacking would allocate the slots that were never written, too.
-            leave = lambda arrays, num: [array.gather(tf.range(num)) for array in arrays]
-        num_starts = tf.maximum(num_slots - 1, 0) // self.segment_size + 1
-        # A solve of several segments is going to be replayed; copying the last is no use.
-        num_kept = tf.where(num_slots > self.segment_size, 1, tf.maximum(num_slots, 1))
-        starts, segment = leave(starts, num_starts), leave(segment, num_kept)
-        (times,) = leave([times], num_slots + 1)
-        return times, starts, segment, num_slots
-
-    def stored_solution(self, result, y0: State) -> StoredSolution:
-        """The result, of a solve from `y0`, as the backward pass needs it."""
-        times, starts, segment, num_steps = result
-        if not inside_xla():  # there they have all their room
-            # `evaluate` slices a whole segment, the last as well.
-            num_segments = -(-tf.maximum(num_steps, 1) // self.segment_size)
-            room = num_segments * self.segment_size + 1 - tf.shape(times)[0]
-            times = tf.pad(times, [[0, room], *[[0, 0]] * (times.shape.rank - 1)])
-
-        def enter(x, size):
-            array = tf.TensorArray(x.dtype, size, element_shape=x.shape[1:], clear_after_read=False)
-            # XLA has no scatter for arrays, but there they come back full.
-            return array.unstack(x) if x.shape[0] == size else array.scatter(_rows_of(x), x)
-
-        segment = [enter(x, self.segment_size) for x in segment]
-        return StoredSolution(
-            times, y0, starts, segment, num_steps, self.segment_size, self.needs_dense
-        )
-
-
-def _rows_of(x: tf.Tensor) -> tf.Tensor:
-    return tf.range(tf.shape(x)[0])

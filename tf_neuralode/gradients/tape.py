@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tf_neuralode.field import Field, zeros_for
+from tf_neuralode.gradients.checkpoints import Checkpoints
 from tf_neuralode.gradients.gradient import Gradient
 from tf_neuralode.gradients.kept_activations import solve_keeping_activations
 from tf_neuralode.gradients.output_cotangents import OutputCotangents
 from tf_neuralode.gradients.problem import Problem, Solution, solve_and_store
-from tf_neuralode.gradients.stored_solution import Checkpoints, Segment, StoredSolution
+from tf_neuralode.gradients.stored_solution import Segment, StoredSolution
 from tf_neuralode.stepping import read
 from tf_neuralode.tensors import State, Tensors, add, keep, while_loop, zeros_like
 
@@ -48,16 +50,18 @@ class Tape(Gradient):
         if not self._checkpoint:
             return solve_keeping_activations(problem)
         checkpoints = Checkpoints(problem.solver.max_num_steps, with_carry=_is_carried(problem))
-        return solve_and_store(problem, checkpoints, _backward, type(self).__name__)
+        return solve_and_store(problem, checkpoints, _backward, type(self).__name__, by_steps=True)
 
 
 def _is_carried(problem: Problem) -> bool:
     """Whether the steps are differentiated with their carry.
 
     A dense solution needs the slope at the end of its step, which the next step goes on with. Where
-    no loss sees one, a method that needs no carry has a shorter step without.
+    no loss sees one, a method that needs no carry has a shorter step without. Behind a jump of the
+    field a carry is taken afresh.
     """
-    return problem.has_interior_times or problem.solver.method.needs_carry
+    sees_dense = problem.has_interior_times or problem.keep_steps
+    return sees_dense or problem.field.has_jumps or problem.solver.method.needs_carry
 
 
 class _Place(NamedTuple):
@@ -76,6 +80,10 @@ def _backward(
 ) -> tuple[State, State, tf.Tensor]:
     """Gradients of y0 and of the sources, and the number of evaluations of f."""
     carried = _is_carried(problem)
+    steps = cotangents.steps
+    if steps is not None:
+        cotangents = dataclasses.replace(cotangents, steps=steps.folded(stored.num_steps))
+    cotangents.prepare()
     start = _Place(
         n=stored.num_steps - 1,
         adjoint_state=cotangents.at_end(),
@@ -116,8 +124,11 @@ def _backward(
         end = through_segment(tf.constant(0), stored.segment, start)
     adjoint_state, d_sources = end.adjoint_state, end.d_sources
     if carried:  # the transpose of `method.start`
-        d_start, d_more = _vjp_in_a_loop(field, problem.times[0], stored.y0, end.d_carry)
+        begin = problem.ends[0]
+        d_start, d_more = _vjp_in_a_loop(field.behind(begin), begin, stored.y0, end.d_carry)
         adjoint_state, d_sources = add(adjoint_state, d_start), add(d_sources, d_more)
+    if cotangents.steps is not None:
+        adjoint_state = add(adjoint_state, cotangents.steps.at_start(stored.num_steps))
     return add(adjoint_state, cotangents.at_start()), d_sources, end.num_evaluations
 
 
@@ -137,19 +148,26 @@ def _back_a_step(
     d_dense = None
     if problem.has_interior_times:
         next_output, d_dense = cotangents.of_step(next_output, t, t_next, method)
+    d_end = place.adjoint_state
+    if cotangents.steps is not None:
+        d_state, d_kept = cotangents.steps.of_step(n)
+        d_end, d_dense = add(d_end, d_state), d_kept if d_dense is None else add(d_dense, d_kept)
     # A sample with a clock of its own that rests, or was rejected, goes through no step.
     moved = tf.not_equal(t, t_next) if t.shape.rank else None
-    d_y1, d_carry1 = (keep(moved, d, zeros_like(d)) for d in (place.adjoint_state, place.d_carry))
+    d_y1, d_carry1 = (keep(moved, d, zeros_like(d)) for d in (d_end, place.d_carry))
     taken = method.step_vjp(
-        field, t, t_next, y, carry, d_y1, d_carry1 or None, d_dense, place.d_sources
+        field.on(t, t_next), t, t_next, y, carry, d_y1, d_carry1 or None, d_dense, place.d_sources
+    )
+    d_y, d_carry, d_sources, num_behind = method.behind_step_vjp(
+        field, t, y, taken.y, taken.carry or [], taken.sources
     )
     return _Place(
         n=n - 1,
-        adjoint_state=keep(moved, taken.y, place.adjoint_state),
-        d_carry=keep(moved, taken.carry or [], place.d_carry),
-        d_sources=taken.sources,
+        adjoint_state=keep(moved, d_y, d_end),
+        d_carry=keep(moved, d_carry, place.d_carry),
+        d_sources=d_sources,
         next_output=next_output,
-        num_evaluations=place.num_evaluations + taken.num_evaluations,
+        num_evaluations=place.num_evaluations + taken.num_evaluations + num_behind,
     )
 
 

@@ -17,6 +17,7 @@ def attach_times(
     times: tf.Tensor,
     y0: State,
     params: Tensors,
+    dtype: tf.DType,
     twice: bool,
 ) -> tuple[State, Callable[[State], State]]:
     """Gives a solve with constant `times` its derivatives with respect to them.
@@ -28,19 +29,22 @@ def attach_times(
     f is evaluated in the backward pass only.
 
     Args:
-      f: `f(t, y, params)`, flat.
+      f: `f(t, y, params)`, flat; t may be `(batch,)` where times are.
       captures: What it reads besides.
-      times: `(num_times,)`.
+      times: `(num_times,)`, or `(num_times, batch)` where each sample has its own.
       y0: State at `times[0]`.
       params: Parameters.
+      dtype: Of the time that f takes.
       twice: Whether there are second derivatives, too; otherwise they raise `LookupError`. Third
-        ones do in any case.
+        ones do in any case, and second ones of own times.
 
     Returns:
       y0 to solve from, and a function to pass the rows of the solution through.
     """
-    before = _Moved(f, captures, params, -1.0, twice)
-    after = _Moved(f, captures, params, 1.0, twice)
+    in_own_time = lambda t, y, p: f(tf.cast(t, dtype), y, p)
+    twice = twice and times.shape.rank == 1
+    before = _Moved(in_own_time, captures, params, -1.0, twice)
+    after = _Moved(in_own_time, captures, params, 1.0, twice)
     start = [y[0] for y in before(times[:1], [y[tf.newaxis] for y in y0])]
     return start, lambda rows: after(times, rows)
 
@@ -102,9 +106,10 @@ class _Moved:
 
         def one(i: tf.Tensor) -> tf.Tensor:
             t, y, d = tf.gather(times, i), _row(rows, i), _row(d_rows, i)
-            return self._sign * _inner_product(d, self._f(t, y, self._params), t.dtype)
+            return self._sign * _inner_product(d, self._f(t, y, self._params), t)
 
-        return tf.map_fn(one, tf.range(tf.shape(times)[0]), fn_output_signature=times.dtype)
+        spec = tf.TensorSpec(times.shape[1:], times.dtype)
+        return tf.map_fn(one, tf.range(tf.shape(times)[0]), fn_output_signature=spec)
 
     def _first_gradients(
         self, times: tf.Tensor, rows: State, others: Tensors, d_rows: State
@@ -156,8 +161,8 @@ class _Moved:
             field = Field(lambda t, y, _: [sign * k for k in self._f(t, y, params)], [], [t, *read])
             slope, pullback = field.open_vjp(t, y)
             g_y, (g_t, *g_others) = pullback(d)
-            d_t = u_t * (g_t + _inner_product(g_y, slope, t.dtype))
-            d_t += _inner_product([*u_y, *u_others], [*g_y, *g_others], t.dtype)
+            d_t = u_t * (g_t + _inner_product(g_y, slope, t))
+            d_t += _inner_product([*u_y, *u_others], [*g_y, *g_others], t)
             d_y = [tf.cast(u_t, g.dtype) * g for g in g_y]
             d_d = each(lambda k, u: tf.cast(u_t, k.dtype) * k + u, slope, u_y)
             d_others = each(lambda a, g: a + tf.cast(u_t, g.dtype) * g, d_others, g_others)
@@ -174,12 +179,18 @@ def _row(leaves: Sequence[tf.Tensor], i: tf.Tensor) -> State:
     return [tf.gather(x, i) for x in leaves]
 
 
-def _inner_product(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
-    """Over all leaves; of complex numbers that of their real and imaginary parts."""
+def _inner_product(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
+    """Over all leaves, like a time: of each sample, if times are `(batch,)`.
+
+    Of complex numbers that of their real and imaginary parts.
+    """
 
     def one(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        if y.dtype.is_complex:
-            return tf.math.real(tf.reduce_sum(tf.math.conj(tf.cast(x, y.dtype)) * y))
-        return tf.reduce_sum(tf.cast(x, y.dtype) * y)
+        x = tf.cast(x, y.dtype)
+        products = tf.math.real(tf.math.conj(x) * y) if y.dtype.is_complex else x * y
+        if like.shape.rank:
+            # Under XLA samples stand one behind the other in a vector, see `field.flat_state`.
+            products = tf.reshape(products, [tf.size(like), -1])
+        return tf.cast(tf.reduce_sum(products, axis=-1 if like.shape.rank else None), like.dtype)
 
-    return tf.add_n(each(lambda x, y: tf.cast(one(x, y), dtype), a, b))
+    return tf.add_n(each(one, a, b))

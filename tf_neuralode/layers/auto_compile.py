@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from tf_neuralode.eager.operations import suits_xla
@@ -35,7 +36,7 @@ def choose(layer: Any, dynamics: Dynamics, y0: tf.Tensor, num_times: int | None)
       layer: The layer.
       dynamics: As it is called.
       y0: The state.
-      num_times: How many times the batch shares behind the initial one; `None` if it shares none.
+      num_times: How many times there are behind the initial one; `None` if that isn't known.
     """
     for applies, reason in (
         (not dynamics.training, "not in training"),
@@ -45,7 +46,7 @@ def choose(layer: Any, dynamics: Dynamics, y0: tf.Tensor, num_times: int | None)
         (tf.distribute.get_strategy().num_replicas_in_sync > 1, "on several devices"),
         (not layer._solver.is_ours, "a solver of TFP's own"),
         (layer.gradient.keeps_activations, "the activations are kept"),
-        (num_times is None, "each sample has its own times"),
+        (num_times is None, "an unknown number of times"),
         (None in y0.shape[1:], "a state of unknown shape"),
     ):
         if applies:
@@ -86,18 +87,21 @@ def in_loop_or_branch() -> bool:
 
 def _refusal(dynamics: Dynamics, y0: tf.Tensor) -> str | None:
     """Why XLA can't, or shouldn't, compile the field and its gradient; `None` if it should."""
-    num = len(dynamics.params)
+    num, num_constants = len(dynamics.params), len(dynamics.constants)
 
     def slope_and_gradient(t: tf.Tensor, y: tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
-        params, constants = list(values[:num]), list(values[num:])
+        params, rest = list(values[:num]), list(values[num:])
+        constants, others = rest[:num_constants], rest[num_constants:]
+        further = keras.tree.pack_sequence_as(list(dynamics.further), others)
         with tf.GradientTape() as tape:
             tape.watch([y, *params])
-            slope, _ = dynamics.call_in_scope(t, y, params, constants)
+            slope, _ = dynamics.call_in_scope(t, y, params, constants, further)
         return [slope, *dense_gradients(tape, [slope], [y, *params], [slope])]
 
     function = tf.function(slope_and_gradient, jit_compile=True, autograph=False)
     shapes = [([], y0.dtype), ([2, *y0.shape[1:]], y0.dtype)]
     shapes += [(v.shape, v.dtype) for v in (*dynamics.params, *dynamics.constants)]
+    shapes += [([2, *x.shape[1:]], x.dtype) for x in keras.tree.flatten(list(dynamics.further))]
     specs = [tf.TensorSpec(*shape) for shape in shapes]
     with tf.init_scope():
         try:

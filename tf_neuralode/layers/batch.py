@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_neuralode.field import FieldPrecision, as_constant
+from tf_neuralode.field import Clock, FieldPrecision, as_constant
 from tf_neuralode.layers.call_times import CallTimes
 from tf_neuralode.layers.dynamics import Dynamics
-from tf_neuralode.layers.sample_times import solve_at_sample_times
+from tf_neuralode.layers.inputs import Breaks, Inputs, InputsAt, SolveInputs
 from tf_neuralode.layers.samples import GoodSamples
-from tf_neuralode.odeint import solve_from
 from tf_neuralode.regularizers import Regularizer, with_cost
 from tf_neuralode.results import Results
+from tf_neuralode.solve import solve_from
 from tf_neuralode.stepping import Conditions, Diagnostics
 from tf_neuralode.stepping import status as status_codes
 from tf_neuralode.tensors import or_nan
@@ -39,113 +40,170 @@ class BatchSolution(NamedTuple):
     cost: tf.Tensor
 
 
+class Settings(NamedTuple):
+    """What a layer's solves have in common.
+
+    Attributes:
+      solver: As `solvers.stock` adapts it.
+      gradient: One of `tf_neuralode.gradients`.
+      precision: In which the dynamics computes.
+      control: How a control is interpolated; `None` if there is none.
+      of_rate: Whether the dynamics gets its derivative, as that of a controlled equation does.
+      regularizers: Of the trajectory; in training their costs are added up.
+      on_failure: As in `NeuralODE`. With `"last"` a solve that fails ends where it got to, and the
+        rows behind repeat the state there, with its gradient; a first solve finds that out. With
+        `"raise"` inputs and times that don't fit are an error.
+    """
+
+    solver: Any
+    gradient: Any
+    precision: FieldPrecision
+    control: str | None
+    of_rate: bool
+    regularizers: Sequence[Regularizer]
+    on_failure: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """The dynamics in the time elapsed, a function of `(params, tensors)`, see `SolveInputs.at`."""
+
+    dynamics: Dynamics
+    clock: Clock
+    constants: list[tf.Tensor]
+    further: InputsAt
+
+    def at(self, elapsed: tf.Tensor, tensors: list[tf.Tensor]) -> tuple[tf.Tensor, list[Any]]:
+        """The user's time, and the inputs there."""
+        return self.clock.time(elapsed), self.further(self.clock.signed(elapsed), tensors)
+
+    def __call__(self, elapsed: tf.Tensor, y: tf.Tensor, values: Any) -> tf.Tensor:
+        params, tensors = values
+        t, inputs = self.at(elapsed, tensors)
+        return self.clock.signed(self.dynamics(t, y, params, self.constants, inputs))
+
+
 def solve_batch(
+    settings: Settings,
     dynamics: Dynamics,
     y0: tf.Tensor,
     times: CallTimes,
+    inputs: Inputs,
     params: list[tf.Tensor],
     constants: list[tf.Tensor],
-    noise: tf.Tensor | None = None,
-    mask: tf.Tensor | None = None,
-    *,
-    solver,
-    gradient,
-    field: FieldPrecision,
-    regularizers: Sequence[Regularizer] = (),
-    backward_counter: tf.Tensor | None = None,
-    keep_last: bool = False,
-    expects_backward: bool = True,
+    noise: tf.Tensor | None,
+    counter: tf.Tensor | None,
+    mask: tf.Tensor | None,
+    expects_backward: bool,
+    wanted: Sequence[str],
 ) -> BatchSolution:
     """Solves from `y0` through `times`.
 
     Args:
+      settings: Of the layer.
       dynamics: The field.
       y0: `(batch, ...)`.
       times: Initial and output times.
+      inputs: What the dynamics gets besides.
       params, constants: What `dynamics` reads, see there.
-      solver: As `solvers.stock` adapts it.
-      gradient: One of `tf_neuralode.gradients`.
-      field: In which precision the dynamics computes.
       noise: Like `y0`, for the regularizers.
+      counter: `backward_counter`, as in `odeint`.
       mask: Of the state, boolean, with the first axes of `y0`.
-      regularizers: Of the trajectory; in training their costs are added up.
-      backward_counter: As in `odeint`.
-      keep_last: Whether a solve that fails ends where it got to, and the rows behind repeat the
-        state there, with its gradient. A first solve finds that out. Needs adaptive steps of ours.
       expects_backward: Whether a backward pass is to be expected, see `Problem`.
+      wanted: Which of `"times"` and `"inputs"` gradients may be asked for.
     """
-    samples = GoodSamples(y0, times.in_order, mask)
+    given = SolveInputs(inputs, settings, times, y0.dtype)
+    samples = GoodSamples(y0, [times.in_order, given.usable], mask)
+    times = times.without_bad(samples)
+    clock = times.clock(y0.dtype)
     dynamics = dynamics.with_mask(samples.state_mask)
     constants = [as_constant(x) for x in constants]
-    clock = times.clock(y0.dtype)
-    f: Callable[..., Any] = clock.forwards(lambda t, y, params: dynamics(t, y, params, constants))
-    conditions = Conditions(batch_ndims=1, autonomous=not dynamics.time_dependent, field=field)
-    start = samples.y
-    if dynamics.training and regularizers:
-        f = with_cost(f, regularizers, noise)
-        start = (start, tf.zeros_like(start[(slice(None), *[0] * (start.shape.rank - 1))]))
-        conditions = conditions.beside_cost()
-    knots = times.knots
-    if not times.are_shared:
-        knots = samples.without_bad(knots, batch_axis=1)
-    how = {"solver": solver, "gradient": gradient}
-    if times.are_shared:
-        how["expects_backward"] = expects_backward
-    solve = functools.partial(_solve, f, conditions, samples, times, how)
-    if keep_last:
-        results = _solve_as_far_as_possible(solve, start, knots, params, backward_counter)
-    else:
-        results = solve(start, knots, params, backward_counter)
+    given = given.without_bad(samples)
+    breaks = given.breaks(times, settings.solver, "inputs" in wanted)
+    tensors, further = given.at("inputs" in wanted, breaks)
+    field = _Field(dynamics, clock, constants, further)
+    f, start, conditions = _with_cost(field, samples, breaks, settings, noise)
+    solve = functools.partial(
+        solve_from,
+        f,
+        solver=settings.solver,
+        gradient=settings.gradient,
+        conditions=conditions,
+        are_elapsed=True,
+        expects_backward=expects_backward,
+        times_are_constant="times" not in wanted,
+        moving=times.moving if "times" in wanted else None,
+        jump_times=breaks.jumps,
+    )
+    how = _solve_as_far_as_possible if settings.on_failure == "last" else _solve_once
+    results = how(solve, start, times.knots, (params, tensors), counter)
     states, *costs = tf.nest.flatten(results.states)
-    ends = ((clock.time(knots[0]), samples.y), (clock.time(knots[-1]), states[-1]))
-    success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
-    all_good = tf.reduce_all(samples.good)
-    changed = dynamics.updates(ends, params, constants, success, all_good)
+    ends = ((times.knots[0], samples.y), (times.knots[-1], states[-1]))
+    changed = dynamics.updates(
+        [(y, *field.at(t, tensors)) for t, y in ends] if dynamics.writes else [],
+        params,
+        constants,
+        tf.equal(results.diagnostics.status, status_codes.SUCCESS),
+        tf.reduce_all(samples.good),
+    )
     if dynamics.takes_statistics(changed):
         # So the stand-ins for bad samples moved the good ones.
-        spoil = lambda x: or_nan(all_good, x)
+        spoil = lambda x: or_nan(tf.reduce_all(samples.good), x)
         states, costs = spoil(states), [spoil(cost) for cost in costs]
-    furthest = tf.reduce_max(results.diagnostics.final_time)
-    diagnostics = results.diagnostics._replace(final_time=clock.user_time(furthest))
+    furthest = clock.user_time(tf.reduce_max(results.diagnostics.final_time))
     return BatchSolution(
         rows=samples.mask(states, batch_axis=1),
         good=samples.good,
-        diagnostics=diagnostics,
+        diagnostics=results.diagnostics._replace(final_time=furthest),
         changed=changed,
         cost=samples.mean(costs[0][-1]) if costs else tf.zeros([], y0.dtype),
     )
 
 
-def _solve(
-    f: Callable[..., Any],
-    conditions: Conditions,
+def _with_cost(
+    field: _Field,
     samples: GoodSamples,
-    times: CallTimes,
-    how: dict[str, Any],
+    breaks: Breaks,
+    settings: Settings,
+    noise: tf.Tensor | None,
+) -> tuple[Callable[..., Any], Any, Conditions]:
+    """Field, initial state and conditions, of a state beside its cost if there is one."""
+    y, dynamics = samples.y, field.dynamics
+    conditions = Conditions(
+        batch_ndims=1,
+        among=samples.among(),
+        autonomous=not dynamics.time_dependent and settings.control is None,
+        field=settings.precision,
+        limit=None if breaks.kinks is None else breaks.limit,
+    )
+    if not (dynamics.training and settings.regularizers):
+        return field, y, conditions
+    cost = tf.zeros_like(y[(slice(None), *[0] * (y.shape.rank - 1))])
+    return with_cost(field, settings.regularizers, noise), (y, cost), conditions.beside_cost()
+
+
+def _solve_once(
+    solve: Callable[..., Results],
     start: Any,
     knots: Any,
-    params: list[tf.Tensor],
+    values: Any,
     counter: tf.Tensor | None,
 ) -> Results:
-    how = {**how, "backward_counter": counter}
-    if not times.are_shared:
-        conditions_of = lambda moving: conditions.but(among=samples.among(moving))
-        return solve_at_sample_times(f, start, knots, params, conditions_of, **how)
-    conditions = conditions.but(among=samples.among())
-    return solve_from(f, start, knots, params, conditions=conditions, direction=1.0, **how)
+    return solve(start, knots, values, backward_counter=counter)
 
 
 def _solve_as_far_as_possible(
     solve: Callable[..., Results],
     start: Any,
     knots: Any,
-    params: list[tf.Tensor],
+    values: Any,
     counter: tf.Tensor | None,
 ) -> Results:
     """A first solve finds out how far that is; the second ends there. Evaluations of both."""
     constant = lambda xs: tf.nest.map_structure(tf.stop_gradient, xs)
-    first = solve(constant(start), constant(knots), constant(params), None).diagnostics
-    results = solve(start, _cut(knots, first.final_time), params, counter)
+    first = solve(constant(start), constant(knots), constant(values)).diagnostics
+    knots = _cut(knots, first.final_time)
+    results = solve(start, knots, values, backward_counter=counter)
     num = first.num_ode_fn_evaluations + results.diagnostics.num_ode_fn_evaluations
     return results._replace(diagnostics=first._replace(num_ode_fn_evaluations=num))
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import keras
 
+from tf_neuralode.layers.dynamics import Dynamics
 from tf_neuralode.layers.function_dynamics import FunctionDynamics
 
 _LOW_PRECISION = ("float16", "bfloat16")
 
 
-def as_layer(dynamics: Any, time_dependent: bool, dtype: Any) -> keras.layers.Layer:
+def as_layer(
+    dynamics: Any, time_dependent: bool, has_control: bool, dtype: Any
+) -> keras.layers.Layer:
     """The argument `dynamics`, a layer or a function, as a layer of Keras 3; else a TypeError."""
     if isinstance(dynamics, keras.layers.Layer):
         return dynamics
@@ -20,7 +23,7 @@ def as_layer(dynamics: Any, time_dependent: bool, dtype: Any) -> keras.layers.La
     if any(cls.__module__.split(".")[0] == "tf_keras" for cls in type(dynamics).__mro__):
         hint = " This one is of tf_keras (Keras 2): build it from keras.layers instead."
     elif callable(dynamics) and not isinstance(dynamics, type):
-        return FunctionDynamics(dynamics, time_dependent, dtype=dtype)
+        return FunctionDynamics(dynamics, time_dependent, has_control, dtype=dtype)
     raise TypeError(
         "Argument dynamics must be a Keras layer or model, or a function without weights."
         f"{hint} Received: dynamics={dynamics!r}"
@@ -37,16 +40,31 @@ def _call_on_specs(layer: keras.layers.Layer, inputs):
     return layer(inputs)
 
 
-def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_dependent: bool) -> None:
-    """Builds `layer` for states of the given shape, and checks what it returns.
+def build(dynamics: Dynamics, state_shape: tuple, state_dtype: str) -> None:
+    """Builds a dynamics for states of the given shape, and checks what it returns.
 
     Raises:
-      ValueError: if the output's shape or dtype differs from the state's.
+      ValueError: if the output's shape or dtype differs from the state's, and if it can't be
+        called on what it is given besides.
     """
-    state = keras.KerasTensor(state_shape, dtype=state_dtype)
-    inputs = [keras.KerasTensor((state_shape[0], 1), dtype=state_dtype), state]
-    _check_takes_one_argument(layer, time_dependent)
-    output = _call_on_specs(layer, inputs if time_dependent else state)
+    layer, state = dynamics.layer, keras.KerasTensor(state_shape, dtype=state_dtype)
+    inputs = [state, *dynamics.further]
+    if dynamics.time_dependent:
+        inputs = [keras.KerasTensor((state_shape[0], 1), dtype=state_dtype), *inputs]
+    given = _described(dynamics)
+    _check_takes_one_argument(layer, given, dynamics.time_dependent)
+    given_inputs = inputs if len(inputs) > 1 else state
+    if isinstance(layer, FunctionDynamics):
+        layer.check(given_inputs)
+    try:
+        output = _call_on_specs(layer, given_inputs)
+    except (TypeError, ValueError) as error:
+        if not dynamics.further:
+            raise
+        raise ValueError(
+            f"Argument dynamics must take what the layer gets: {given}. Received: "
+            f"dynamics={layer.name}, which gave {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(output, keras.KerasTensor):
         hint = " Perhaps its call has no return." if output is None else ""
         raise ValueError(
@@ -68,9 +86,25 @@ def build(layer: keras.layers.Layer, state_shape, state_dtype: str, time_depende
         _check_nothing_rounds(layer)
 
 
-def _check_takes_one_argument(layer: keras.layers.Layer, time_dependent: bool) -> None:
+def _described(dynamics: Dynamics) -> str:
+    """What it is called on."""
+    names = ["t"] * dynamics.time_dependent + ["y"]
+    names += [f"input of shape {shapes_of(x)}" for x in dynamics.further]
+    if len(names) == 1:
+        return "the state"
+    described = f"[{', '.join(names)}]"
+    if names == ["t", "y"]:
+        described += " (then t, y = inputs)"
+    return described + ", t of shape (batch, 1)" * dynamics.time_dependent
+
+
+def shapes_of(nest: Any) -> Any:
+    """The shapes of the tensors in a nest, as one would write them."""
+    return keras.tree.map_structure(lambda x: str(tuple(x.shape)), nest)
+
+
+def _check_takes_one_argument(layer: keras.layers.Layer, given: str, time_dependent: bool) -> None:
     """Raises TypeError where Keras' own error wouldn't say what a dynamics is called with."""
-    given = "[t, y] (then t, y = inputs), t of shape (batch, 1)" if time_dependent else "the state"
     parameters = inspect.signature(layer.call).parameters.values()
     needed = [
         p.name

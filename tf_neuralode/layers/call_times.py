@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.field import Clock, checked, is_resolved, unresolved
+from tf_neuralode.layers.samples import GoodSamples
 
 # `fit` rounds float64 arrays to float32, and a functional model makes float64 of them again. From
 # here on float32 has multiples of 16 only. Times as people take them (seconds, minutes, hours) have
@@ -23,23 +23,36 @@ class CallTimes(NamedTuple):
       knots: Times that have elapsed since the initial one, which is the first of them, in the
         state's dtype: `(num_times + 1,)` if the batch shares them, otherwise
         `(num_times + 1, batch)`.
-      origin: The initial time.
+      origin: The initial time: a number, or a tensor, a scalar or `(batch,)`.
       direction: 1 if the user's time runs forwards, -1 if it runs backwards.
       last: The last time, where it is known.
       in_order: `(batch,)`, whether a sample's times are finite and in the direction of `t_span`;
         `None` if that is known.
+      moving: Times as `knots`, of a batch that shares those, but with the derivatives that they
+        have by each sample's origin; `None` if they have none.
     """
 
     knots: np.ndarray | tf.Tensor
-    origin: float
+    origin: float | tf.Tensor
     direction: float
     last: float | None = None
     in_order: tf.Tensor | None = None
+    moving: tf.Tensor | None = None
 
     def clock(self, dtype: tf.DType) -> Clock:
         """Gives the user's time to the time elapsed, in the state's dtype."""
         last = None if self.last is None else np.float64(self.last)
-        return Clock(np.float64(self.origin), dtype, last, self.direction)
+        return Clock(_origin(self.origin), dtype, last, self.direction)
+
+    def without_bad(self, samples: GoodSamples) -> CallTimes:
+        """The same with the stand-ins for bad samples."""
+        own = lambda x: samples.without_bad(x, batch_axis=1)
+        changes: dict[str, Any] = {} if self.are_shared else {"knots": own(self.knots)}
+        origin: Any = self.origin
+        if tf.is_tensor(origin) and origin.shape.rank == 1:
+            changes["origin"] = samples.without_bad(origin)
+            changes["moving"] = None if self.moving is None else own(self.moving)
+        return self._replace(**changes)
 
     @property
     def are_shared(self) -> bool:
@@ -47,7 +60,41 @@ class CallTimes(NamedTuple):
         return len(self.knots.shape) == 1
 
 
-def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: bool) -> CallTimes:
+def _origin(origin: Any) -> Any:
+    return origin if tf.is_tensor(origin) else np.float64(origin)
+
+
+def direction_of(t_span: tuple[float, float]) -> float:
+    """1 or -1."""
+    return 1.0 if t_span[1] > t_span[0] else -1.0
+
+
+def times_from(t0: Any, offsets: np.ndarray, y0: tf.Tensor, direction: float) -> CallTimes:
+    """Times at `offsets` from `t0`, `(batch,)` or a scalar.
+
+    Args:
+      t0: A tensor.
+      offsets: `(num_times + 1,)`, elapsed; the first is 0.
+      y0: The state.
+      direction: Of time.
+    """
+    clock = Clock(t0, y0.dtype, direction=direction)
+    knots = offsets.astype(y0.dtype.as_numpy_dtype)
+    # 0, with the derivative by t0.
+    start = clock.elapsed(t0)
+    column = knots if start.shape.rank == 0 else knots[:, np.newaxis]
+    in_order = tf.broadcast_to(tf.math.is_finite(start), tf.shape(y0)[:1])
+    return CallTimes(knots, t0, direction, in_order=in_order, moving=start + column)
+
+
+def call_times(
+    times: Any,
+    mask: Any,
+    y0: tf.Tensor,
+    t_span: tuple[float, float],
+    strict: bool,
+    t0: Any = None,
+) -> CallTimes:
     """The arguments `times` and `mask` of a layer as `CallTimes`.
 
     Args:
@@ -56,6 +103,7 @@ def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: 
       y0: The state.
       t_span: The layer's.
       strict: Whether times of a sample out of order are an error; `in_order` says so in any case.
+      t0: Where each sample begins, `(batch,)` or a scalar; `t_span[0]` if `None`.
 
     Raises:
       TypeError, ValueError: for shapes and dtypes that don't fit, and values where they are known.
@@ -65,48 +113,54 @@ def call_times(times, mask, y0: tf.Tensor, t_span: tuple[float, float], strict: 
     own = times.dtype
     if not (own.is_floating or own.is_integer):
         raise TypeError(f"Argument times must hold numbers. Received: dtype {own.name}")
-    received = lambda: f"Received: times={times}, t_span={t_span}"
+    received = lambda: (
+        f"Received: times={times}, " + (f"t_span={t_span}" if t0 is None else f"t0={t0}")
+    )
     # The initial time as the times' dtype knows it: they may be equal.
     origin = float(own.as_numpy_dtype(t_span[0])) if own.is_floating else t_span[0]
-    direction = 1.0 if t_span[1] > t_span[0] else -1.0
-    elapsed = Clock(np.float64(origin), y0.dtype, direction=direction).elapsed(times)
+    if t0 is not None:
+        origin, own = t0, _coarser(own, t0.dtype)
+    of_samples = t0 is not None and t0.shape.rank == 1
+    direction = direction_of(t_span)
     mask = None if mask is None else tf.cast(mask, tf.bool)
-    if times.shape.rank == 1 and mask is not None:
-        elapsed = tf.broadcast_to(elapsed, tf.shape(mask))
-    if elapsed.shape.rank == 1:
-        knots = tf.concat([tf.zeros([1], y0.dtype), elapsed], axis=0)
-        steps = knots[1:] - knots[:-1]
-        in_order = tf.reduce_all(steps >= 0) & tf.math.is_finite(knots[-1])
-        message = (
-            "Argument times must be monotone in the direction of t_span, and begin at t_span[0] or "
-            "behind it. Sort times."
-        )
-        knots = checked(knots, in_order, message, received, times)
-        resolved = _resolved(knots[-1], tf.size(elapsed), origin, own)
-        knots = checked(knots, resolved, unresolved("Argument times", own), received, times)
-        return CallTimes(
-            knots, origin, direction, in_order=tf.fill(tf.shape(y0)[:1], in_order & resolved)
-        )
+    if times.shape.rank == 1 and (mask is not None or of_samples):
+        shape = tf.stack([tf.shape(y0)[0] if mask is None else tf.shape(mask)[0], tf.size(times)])
+        times = tf.broadcast_to(times, shape)
+    clock = Clock(_origin(origin), y0.dtype, direction=direction)
+    elapsed = clock.elapsed(tf.transpose(times))
+    start = tf.zeros_like(elapsed[:1])
+    if t0 is not None:
+        start += clock.elapsed(t0)  # 0, with the derivative by t0
     if mask is not None:
-        elapsed = fill_masked(elapsed, mask)
-    knots = tf.transpose(tf.pad(elapsed, [[0, 0], [1, 0]]))
-    steps = knots[1:] - knots[:-1]
-    in_order = tf.reduce_all(steps >= 0, axis=0) & tf.math.is_finite(knots[-1])
+        elapsed = tf.transpose(fill_masked(tf.transpose(elapsed), mask))
+    knots = tf.concat([start, elapsed], axis=0)
+    of_each = elapsed.shape.rank == 2
+    in_order = tf.reduce_all(knots[1:] >= knots[:-1], axis=0) & tf.math.is_finite(knots[-1])
     message = (
-        "Argument times must be monotone in the direction of t_span for each sample, and begin at "
-        "t_span[0] or behind it. Sort each sample's times, and mask those that are padding."
+        f"Argument times must be monotone in the direction of t_span{' for each sample' * of_each},"
+        " and begin at t_span[0], or t0, or behind it. "
+        + "Sort each sample's times, and mask those that are padding." * of_each
+        + "Sort times." * (not of_each)
     )
-    if strict:
+    if strict or not of_each:
         knots = checked(knots, tf.reduce_all(in_order), message, received, times)
     last = tf.where(in_order, knots[-1], tf.zeros_like(knots[-1]))
-    valid = tf.ones_like(elapsed, tf.bool) if mask is None else mask
-    num = tf.math.count_nonzero(valid & in_order[:, tf.newaxis], dtype=tf.int32)
+    valid = tf.ones_like(elapsed, tf.bool) if mask is None else tf.transpose(mask)
+    num = tf.math.count_nonzero(valid & in_order, dtype=tf.int32)
     resolved = _resolved(last, num, origin, own)
-    if own == tf.float64 and abs(origin) >= _FAR:
+    if of_each and t0 is None and own == tf.float64 and abs(origin) >= _FAR:
         own = tf.float32
         resolved = ~_went_through_float32(times) | _resolved(last, num, origin, own)
     knots = checked(knots, resolved, unresolved("Argument times", own), received, times)
-    return CallTimes(knots, origin, direction, in_order=in_order & resolved)
+    in_order = tf.broadcast_to(in_order & resolved, tf.shape(y0)[:1])
+    return CallTimes(knots, origin, direction, in_order=in_order)
+
+
+def _coarser(a: tf.DType, b: tf.DType) -> tf.DType:
+    """The dtype of the two that rounds times more."""
+    if not (a.is_floating and b.is_floating):
+        return a if a.is_floating else b
+    return a if a.size < b.size else b
 
 
 def _went_through_float32(times: tf.Tensor) -> tf.Tensor:
@@ -114,11 +168,14 @@ def _went_through_float32(times: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.equal(tf.cast(tf.cast(times, tf.float32), times.dtype), times))
 
 
-def _resolved(last: tf.Tensor, num: tf.Tensor, origin: float, dtype: tf.DType) -> tf.Tensor:
+def _resolved(last: tf.Tensor, num: tf.Tensor, origin: Any, dtype: tf.DType) -> tf.Tensor:
     """`is_resolved` of `num` times up to `last`, of all samples together.
 
     Together, since one that rests, or that wants the state just behind the start, says nothing.
     """
+    if tf.is_tensor(origin):
+        is_finite = tf.math.is_finite(tf.cast(origin, tf.float64))
+        origin = tf.reduce_max(tf.abs(tf.where(is_finite, origin, tf.zeros_like(origin))))
     return is_resolved(tf.reduce_sum(tf.abs(last)), num, origin, dtype)
 
 
@@ -131,84 +188,3 @@ def fill_masked(times: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     valid = tf.pad(valid, [[0, 0], [1, 0]])
     num_past = tf.cumsum(tf.cast(mask, tf.int32), axis=1)
     return tf.ensure_shape(tf.gather(valid, num_past, batch_dims=1), times.shape)
-
-
-def check_shapes(times: tuple, mask: tuple | None) -> None:
-    """Raises ValueError unless the shapes of the arguments `times` and `mask` fit."""
-    if len(times) not in (1, 2) or times[-1] == 0:
-        raise ValueError(
-            "Argument times must have the shape (num_times,), shared by the batch, or "
-            f"(batch, num_times), with at least one time. Received: times of shape {times}"
-        )
-    if mask is None:
-        return
-    pairs = zip(reversed(mask), reversed(times), strict=False)
-    if len(mask) != 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-        raise ValueError(
-            "Argument mask must have the shape (batch, num_times). "
-            f"Received: mask of shape {mask}, times of shape {times}"
-        )
-
-
-def as_tensor_like(name: str, value: Any) -> Any:
-    """The argument of a call, numbers and (nested) lists of them as an array; else as it is."""
-    _check_dense(name, value)
-    if not isinstance(value, list | tuple | bool | int | float):
-        return value
-    if any(tf.is_tensor(x) for x in tf.nest.flatten(value)):
-        return tf.convert_to_tensor(value)
-    try:
-        array = np.array(value)
-    except ValueError:  # rows of different lengths
-        array = np.array(None)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"Argument {name} must hold numbers. Received: {name}={value!r}")
-    return array
-
-
-def _check_dense(name: str, value: Any) -> None:
-    if isinstance(value, tf.RaggedTensor):
-        raise TypeError(
-            f"Argument {name} must be a dense tensor. Pad it, {name}.to_tensor(), and say by mask "
-            f"which entries count. Received: a RaggedTensor of shape {value.shape}"
-        )
-
-
-def check_call(name: str, y0, times, mask, t_eval) -> None:
-    """Raises ValueError or TypeError unless a layer's arguments, tensors or specs, fit."""
-    _check_dense("y0", y0)
-    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y0.dtype)):
-        raise TypeError(
-            f"The input of layer {name!r} (NeuralODE) must be floating point. Cast it, for "
-            f"example with keras.ops.cast(x, 'float32'). Received: dtype {y0.dtype}"
-        )
-    if times is None:
-        return
-    check_shapes(tuple(times.shape), None if mask is None else tuple(mask.shape))
-    if t_eval is not None:
-        raise ValueError(
-            f"Layer {name!r} (NeuralODE) has t_eval, so it can't be called with times. Use one of "
-            f"the two. Received: t_eval={t_eval}, times={times}"
-        )
-    if len(times.shape) == 2 and None not in (batches := (y0.shape[0], times.shape[0])):
-        if batches[0] != batches[1]:
-            raise ValueError(
-                "Argument times must have a row for each sample, (batch, num_times). Received: "
-                f"times of shape {tuple(times.shape)}, y0 of shape {tuple(y0.shape)}"
-            )
-
-
-def check_state_mask(name: str, y0, y0_mask) -> None:
-    """Raises ValueError unless the mask has the first axes of the state."""
-    if y0_mask is None:
-        return
-    mask, state = tuple(y0_mask.shape), tuple(y0.shape)
-    pairs = zip(mask, state, strict=False)
-    if not 1 <= len(mask) <= len(state) or any(
-        None not in pair and pair[0] != pair[1] for pair in pairs
-    ):
-        raise ValueError(
-            f"The mask of the state of layer {name!r} (NeuralODE) must have the state's first "
-            "axes, for example (batch, steps) for (batch, steps, features). "
-            f"Received: mask of shape {mask}, state of shape {state}"
-        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tf_neuralode.layers.inputs import KINDS
+
 FAILURE_MODES = ("raise", "nan", "last")
 
 
@@ -20,6 +22,11 @@ def check_settings(layer: Any) -> None:
         raise TypeError(
             "Argument jit_compile must be True, False or 'auto'. "
             f"Received: jit_compile={layer.jit_compile!r}"
+        )
+    if layer.control is not None and layer.control not in KINDS:
+        raise ValueError(
+            f"Argument control must be one of {', '.join(map(repr, KINDS))}, or None: how a signal "
+            f"is interpolated. Received: control={layer.control!r}"
         )
     if on_failure == "last" and not solver.is_adaptive:
         raise ValueError(

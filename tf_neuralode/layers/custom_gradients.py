@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from tf_neuralode.layers.dynamics import Dynamics
+from tf_neuralode.layers.input_specs import ones_like_specs
 
 
 def captured(variables: Iterable[keras.Variable], graph) -> dict[str, str]:
@@ -39,10 +40,10 @@ def read_by_custom_gradients(dynamics: Dynamics, graph, inputs: tuple, written: 
     Args:
       dynamics: Of a layer that can be called in `graph`.
       graph: The current one, to be thrown away, in which it has been called.
-      inputs: `(t, y, params, constants)`, placeholders in `graph`.
+      inputs: `(t, y, params, constants, further)`, placeholders in `graph`.
       written: Variables that a call writes.
     """
-    t, y, params, constants = inputs
+    t, y, params, constants, further = inputs
     places = {x.name: v for x, v in zip(params, dynamics.params, strict=True)}
     places |= {
         x.name: v
@@ -52,13 +53,13 @@ def read_by_custom_gradients(dynamics: Dynamics, graph, inputs: tuple, written: 
     read_as_tensors = _closed_over(graph, places)
     if not read_as_tensors and not _nested_that_read(graph):
         return set()
-    given = _Call(graph, lambda: dynamics.call_in_scope(t, y, params, constants)[0])
+    given = _Call(graph, lambda: dynamics.call_in_scope(*inputs)[0])
     if any(v is one for v in read_as_tensors for one in written):
         # Those are read again only by what computes again.
         _gradients(given.slope, [y, *params])
     found = set(captured([*dynamics.params, *written], graph).values())
     try:
-        read = _Call(graph, lambda: dynamics.call_in_scope(t, y, None, constants)[0])
+        read = _Call(graph, lambda: dynamics.call_in_scope(t, y, None, constants, further)[0])
     except Exception as error:
         return found | _told(error, dynamics)
     if read.num_tensors == given.num_tensors:
@@ -94,8 +95,9 @@ def read_in_eager_call(dynamics: Dynamics, error: Exception, shape, dtype: str) 
             t, y = tf.zeros([], dtype), tf.ones([n or 1 for n in shape], dtype)
             params, constants = dynamics.read_params(), dynamics.read_constants()
             tape.watch(params)
-            given, _ = dynamics.call_in_scope(t, y, params, constants)
-            read, _ = dynamics.call_in_scope(t, y, None, constants)
+            further = ones_like_specs(dynamics.further)
+            given, _ = dynamics.call_in_scope(t, y, params, constants, further)
+            read, _ = dynamics.call_in_scope(t, y, None, constants, further)
             with tape.stop_recording():
                 d_params = tape.gradient(given, params)
                 d_read = tape.gradient(read, [v._value for v in dynamics.params])

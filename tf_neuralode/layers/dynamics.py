@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -24,6 +26,7 @@ class _Scope(keras.StatelessScope):
         self.written[id(variable)] = variable
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dynamics:
     """Binds a layer's variables for one solve.
 
@@ -32,35 +35,29 @@ class Dynamics:
     draw a solve). What the layer would have written is computed apart, by `updates`. What
     it would have added to the model's losses (activity regularizers, `add_loss`) is dropped.
 
-    Args:
-      layer: Keras layer or model, built; an attribute.
-      time_dependent: Whether it is called on `[t, y]`, with t of shape `(batch, 1)`; an attribute.
-      training: Passed to the layer; an attribute.
-      writes: Whether a call may write variables, see `probe_writes`; an attribute.
+    Attributes:
+      layer: Keras layer or model, built.
+      time_dependent: Whether it is called on `[t, y]`, with t of shape `(batch, 1)`.
+      training: Passed to the layer.
+      writes: Whether a call may write variables, see `probe_writes`.
       mask: Of the state, boolean, with its first axes: handed to the layer as Keras does, beside
         the state. What is masked has no slope.
+      further: `KerasTensor`s of what it is called on besides, behind the state, see `inputs`.
 
     Raises:
       ValueError: where it is called, if the layer writes a variable that a solve can't write.
     """
 
-    def __init__(
-        self,
-        layer: keras.layers.Layer,
-        time_dependent: bool,
-        training: bool,
-        writes: bool = True,
-        mask: tf.Tensor | None = None,
-    ):
-        self.layer = layer
-        self.time_dependent = time_dependent
-        self.training = training
-        self.writes = writes
-        self._mask = mask
+    layer: keras.layers.Layer
+    time_dependent: bool
+    training: bool
+    writes: bool = True
+    mask: tf.Tensor | None = None
+    further: tuple[Any, ...] = ()
 
     def with_mask(self, mask: tf.Tensor | None) -> Dynamics:
         """The same field on states with a mask."""
-        return Dynamics(self.layer, self.time_dependent, self.training, self.writes, mask)
+        return dataclasses.replace(self, mask=mask)
 
     @property
     def params(self) -> list[keras.Variable]:
@@ -81,13 +78,20 @@ class Dynamics:
         # TensorFlow's tapes watch a frozen weight of Keras, too.
         return [tf.stop_gradient(v.value) for v in self.constants]
 
-    def __call__(self, t, y, params: Sequence[tf.Tensor], constants: Sequence[tf.Tensor]):
+    def __call__(
+        self,
+        t: tf.Tensor,
+        y: tf.Tensor,
+        params: Sequence[tf.Tensor],
+        constants: Sequence[tf.Tensor],
+        further: Sequence[Any] = (),
+    ) -> tf.Tensor:
         """Slope at time `t`, a scalar or `(batch,)`, and state `y`; like `y`."""
-        slope, scope = self.call_in_scope(t, y, params, constants)
+        slope, scope = self.call_in_scope(t, y, params, constants, further)
         self.check_written(scope.written.values())
         return slope
 
-    def call_in_scope(self, t, y, params, constants) -> tuple[tf.Tensor, _Scope]:
+    def call_in_scope(self, t, y, params, constants, further=()) -> tuple[tf.Tensor, _Scope]:
         """The slope, and the scope that holds what was written.
 
         With `None` for `params` the layer reads those variables themselves.
@@ -95,25 +99,26 @@ class Dynamics:
         mapping = [*zip(self.constants, constants, strict=True)]
         if params is not None:
             mapping += zip(self.params, params, strict=True)
-        inputs = y = _with_mask(y, self._mask)
+        y = _with_mask(y, self.mask)
+        inputs = [y, *further]
         if self.time_dependent:
             t = tf.broadcast_to(tf.reshape(t, [-1, 1]), [tf.shape(y)[0], 1])
-            inputs = [tf.cast(t, y.dtype), y]
+            inputs = [tf.cast(t, y.dtype), *inputs]
         # In a StatelessScope the layer's own __call__ casts as it does everywhere else.
         with _Scope(mapping) as scope, self._without_false_alarm():
-            slope = self.layer(inputs, training=self.training)
+            slope = self.layer(inputs if len(inputs) > 1 else y, training=self.training)
         if slope.dtype in (tf.float16, tf.bfloat16):
             slope = tf.cast(slope, y.dtype)
-        if self._mask is not None:
-            axes = [1] * (y.shape.rank - self._mask.shape.rank)
-            mask = tf.reshape(self._mask, tf.concat([tf.shape(self._mask), axes], axis=0))
+        if self.mask is not None:
+            axes = [1] * (y.shape.rank - self.mask.shape.rank)
+            mask = tf.reshape(self.mask, tf.concat([tf.shape(self.mask), axes], axis=0))
             slope = tf.where(mask, slope, tf.zeros_like(slope))
         return slope, scope
 
     @contextlib.contextmanager
     def _without_false_alarm(self):
         """Keras warns that a model, of whatever layers, destroys a mask; these do see it."""
-        if self._mask is None or not isinstance(self.layer, keras.Model):
+        if self.mask is None or not isinstance(self.layer, keras.Model):
             yield
             return
         with warnings.catch_warnings():
@@ -150,19 +155,19 @@ class Dynamics:
         solver took. After a failure, or with a bad sample in the batch, they stay as they are.
 
         Args:
-          ends: `((t0, y0), (t1, y1))`.
+          ends: `((y0, t0, further), (y1, t1, further))`.
           params, constants: As read before the solve.
           success: Boolean scalar, whether the solve succeeded.
           all_good: Boolean scalar, whether there are no stand-ins for bad samples in the batch.
         """
         if not self.writes:
             return {}
-        (t0, y0), (t1, y1) = ends
-        first = self._written(t0, y0, params, constants)
+        (y0, t0, further0), (y1, t1, further1) = ends
+        first = self._written(t0, y0, params, constants, further0)
         integers = {i: value for i, value in first.items() if not value.dtype.is_floating}
         if len(integers) == len(first):
             return integers
-        last = self._written(t1, y1, params, constants)
+        last = self._written(t1, y1, params, constants, further1)
         means = {
             i: tf.where(success & all_good, (first[i] + last[i]) / 2, constants[i])
             for i in first.keys() - integers.keys()
@@ -174,8 +179,8 @@ class Dynamics:
         num = len(self.layer.non_trainable_variables)
         return self.training and any(i < num and x.dtype.is_floating for i, x in changed.items())
 
-    def _written(self, t, y, params, constants) -> dict[int, tf.Tensor]:
-        _, scope = self.call_in_scope(t, tf.stop_gradient(y), params, constants)
+    def _written(self, t, y, params, constants, further) -> dict[int, tf.Tensor]:
+        _, scope = self.call_in_scope(t, tf.stop_gradient(y), params, constants, further)
         self.check_written(scope.written.values())
         return {
             i: scope.get_current_value(variable)

@@ -74,7 +74,7 @@ class EagerSolves:
         return solution
 
     def _look_up(self, dynamics: Dynamics, leaves: list[Any]) -> _Kept:
-        if compiles_itself(self._layer._solver, self._layer.gradient, dense_output=False):
+        if compiles_itself(self._layer._solver, self._layer.gradient):
             read = settings_key(dynamics.layer)
             # Of a shape the function may make a more general one, but not of another rank.
             about = [(x.shape.rank, x.dtype) if tf.is_tensor(x) else x for x in leaves]
@@ -84,8 +84,8 @@ class EagerSolves:
         return _Kept(is_refused=True)
 
     def _function(self, kept: _Kept, dynamics: Dynamics, arguments: tuple) -> Callable[..., Any]:
-        layer, of_dynamics = self._layer, weakref.proxy(dynamics.layer)
-        weak = Dynamics(of_dynamics, dynamics.time_dependent, dynamics.training, dynamics.writes)
+        layer = self._layer
+        weak = dataclasses.replace(dynamics, layer=weakref.proxy(dynamics.layer))
         given = tf.nest.map_structure(lambda x: _TENSOR if tf.is_tensor(x) else x, arguments)
 
         def body(*inputs: tf.Tensor) -> list[tf.Tensor]:

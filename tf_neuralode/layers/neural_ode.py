@@ -19,7 +19,6 @@ from tf_neuralode.layers.compiled import Compiled, OncePerTrace
 from tf_neuralode.layers.eager_solves import EagerSolves
 from tf_neuralode.layers.solving_layer import SolvingLayer
 from tf_neuralode.solvers.checks import plain
-from tf_neuralode.solvers.spelling import did_you_mean
 from tf_neuralode.solvers.stock import adapted
 
 
@@ -35,8 +34,9 @@ class NeuralODE(SolvingLayer):
 
     Args:
       dynamics: Keras layer or model whose output has the shape of its state input, or a function
-        `f(y)` without weights. It may compute in fewer bits, under a mixed policy; tolerances too
-        fine for those are a warning at build.
+        `f(y)` without weights. It is called on the state, or on the list of those that there are of
+        `[t, y, control, context]`; a function on as many arguments. It may compute in fewer bits,
+        under a mixed policy; tolerances too fine for those are a warning at build.
       t_span: Initial and final time, in units of time; may run backwards (t1 < t0). Numbers:
         variables and tensors go into the call, as `times`.
       solver: Name (`solvers.names()`), one of `tf_neuralode.solvers`, or any
@@ -75,18 +75,20 @@ class NeuralODE(SolvingLayer):
         among the dynamics' attributes (`Dropout.rate`) are read as in a `tf.function`: anew after
         the model's `compile`, but not from one eager call to the next.
 
+      control: How a control signal of the call is interpolated between its knots: `"linear"`,
+        `"hermite"` (cubic, smooth, looking back) or `"previous"` (held), see `controls`; `None` if
+        there is none.
+
     Call arguments:
       y0: State at `t_span[0]`: floating point, `(batch, ...)`.
       times: Times at which to return the state, in the direction of `t_span`, from `t_span[0]` on
         (`t_span[1]` and `t_eval` play no part then): `(num_times,)`, shared by the batch, or
-        `(batch, num_times)`, for each sample its own. They may repeat. A list goes in by name,
-        `times=[...]`. Those of each sample are met by steps that end there: `max_num_steps` then
-        holds for each interval between them, and a fixed-step solver takes its `num_steps` for the
-        longest of the trajectories. All times have gradients. They may have more precision than the
-        state (float64, integers): `t_span[0]` is subtracted before they are cast. A time-dependent
-        dynamics gets times in the state's dtype. `fit` and `predict` cast arrays of float64 to
-        Keras' `floatx`, and a functional model its inputs to the dtype of their `keras.Input`: see
-        the guide.
+        `(batch, num_times)`, for each sample its own, in one solve, however many they are. They may
+        repeat. A list goes in by name, `times=[...]`. All times have gradients, those of the exact
+        solution. They may have more precision than the state (float64, integers): `t_span[0]` is
+        subtracted before they are cast. A time-dependent dynamics gets times in the state's dtype.
+        `fit` and `predict` cast arrays of float64 to Keras' `floatx`, and a functional model its
+        inputs to the dtype of their `keras.Input`: see the guide.
       mask: `(batch, num_times)`, boolean, false for times that are padding: there the row repeats
         the state at the last valid time before (the input, if there is none). Without `times` the
         state's mask, which Keras fills in.
@@ -94,6 +96,16 @@ class NeuralODE(SolvingLayer):
         it has; Keras fills it in. The dynamics gets it with the state, as any layer does, and what
         is masked rests: its slope is 0, and it is in no error norm.
       training: Passed to the dynamics.
+      context: A nest of tensors `(batch, ...)` that the dynamics gets behind the state: labels,
+        embeddings, masses, doses. Constant in a solve, and differentiable if floating point.
+      control: `(knots, values)` or `(knots, values, mask)` of a signal in time that the dynamics
+        gets behind the state, as `(batch, channels)`: knots `(num_knots,)` or
+        `(batch, num_knots)`, rising, that cover the solve; values `(batch, num_knots, channels)`,
+        where NaN or a false mask is missing. Differentiable in both. Steps end at shared knots of
+        `"linear"` and `"previous"`, if they are adaptive and the batch shares its times.
+      t0: Where each sample begins, `(batch,)` or a number; `t_span[0]` if `None`. Without `times` a
+        sample then runs to `t0 + t_span[1] - t_span[0]`, and `t_eval` shifts likewise; `times`
+        stay as they are. It has gradients.
 
     Input shape: `(batch, ...)`, any shape behind the batch axis.
 
@@ -133,6 +145,7 @@ class NeuralODE(SolvingLayer):
         "on_failure",
         "track_stats",
         "jit_compile",
+        "control",
     )
     another = (
         "Make another layer, with the same weights: NeuralODE.from_config({{**layer.get_config(), "
@@ -156,10 +169,13 @@ class NeuralODE(SolvingLayer):
         on_failure: Literal["raise", "nan", "last"] = "raise",
         track_stats: bool = False,
         jit_compile: bool | Literal["auto"] = "auto",
+        control: Literal["linear", "hermite", "previous"] | None = None,
         **kwargs: Any,
     ) -> None:
         self._init_keras(kwargs)
-        self.dynamics = build_dynamics.as_layer(dynamics, time_dependent, self.dtype_policy)
+        self.dynamics = build_dynamics.as_layer(
+            dynamics, time_dependent, control is not None, self.dtype_policy
+        )
         shared_dynamics.hold(self, self.dynamics)
         self.t_span = check_t_span(t_span)
         self.t_eval = check_t_eval(t_eval, self.t_span, return_sequences)
@@ -181,6 +197,7 @@ class NeuralODE(SolvingLayer):
         self.on_failure = on_failure
         self.track_stats = track_stats
         self.jit_compile = jit_compile
+        self.control = control
         self.supports_masking = True
         self._hands_mask_on = not return_sequences
         if track_stats:
@@ -193,31 +210,9 @@ class NeuralODE(SolvingLayer):
         self._num_probed = 0  # trainable weights
         check_settings(self)
 
-    def _init_keras(self, arguments: dict[str, Any]) -> None:
-        # Keras would round float64 times to the layer's dtype in front of `call`.
-        try:
-            super().__init__(autocast=False, **arguments)
-        except ValueError as error:  # a keyword that Keras doesn't know, either
-            raise ValueError(f"{error}{did_you_mean(arguments, self.read_only)}") from error
-        # Under a mixed policy the dynamics computes in 16 bits, the state is held in 32.
-        if self.compute_dtype in ("float16", "bfloat16"):
-            self.dtype_policy = keras.DTypePolicy("float32")
-
-    def _make_stats(self) -> None:
-        self._nfe = keras.metrics.Mean(name="nfe")
-        self._nfe_backward = None
-        if self._solver.is_ours:
-            self._nfe_backward = keras.metrics.Mean(name="nfe_backward")
-        self._failed_solves = keras.metrics.Sum(name="failed_solves")
-
     def explain(self) -> str:
         """What was chosen for this layer's solves, and why: solver, gradient, XLA; a few lines."""
         return explanation(self)
-
-    def get_build_config(self) -> dict[str, Any] | None:
-        # Keras asks for this where it saves a layer, and nobody else does.
-        shared_dynamics.warn_if_shared(self.dynamics)
-        return super().get_build_config()
 
     def get_config(self) -> dict[str, Any]:
         regularizer = self.regularizer
@@ -238,6 +233,7 @@ class NeuralODE(SolvingLayer):
             "on_failure": self.on_failure,
             "track_stats": self.track_stats,
             "jit_compile": self.jit_compile,
+            "control": self.control,
         }
         return {**super().get_config(), **config}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator
 
@@ -18,21 +19,20 @@ from tf_neuralode.layers.custom_gradients import (
 from tf_neuralode.layers.dynamics import Dynamics
 
 
-def probe_writes(
-    layer: keras.layers.Layer, state_shape, state_dtype: str, time_dependent: bool
-) -> tuple[bool, bool]:
-    """Whether calls of `layer`, built, may write variables, in inference and in training.
+def probe_writes(dynamics: Dynamics, state_shape, state_dtype: str) -> tuple[bool, bool]:
+    """Whether calls of a dynamics, built, may write variables, in inference and in training.
 
     It is called in a graph that is thrown away. Where that isn't possible (a layer for eager
     execution alone) the answer is yes, which costs evaluations and nothing else.
 
     Raises:
-      ValueError: if `layer` writes a variable that a solve can't write, if it keeps values of its
+      ValueError: if it writes a variable that a solve can't write, if it keeps values of its
         variables or inputs from one call to the next, or if a custom gradient in it reads them.
     """
+    given, layer = dynamics, dynamics.layer
 
     def may_write(training):
-        dynamics = Dynamics(layer, time_dependent, training)
+        dynamics = dataclasses.replace(given, training=training)
         graph = tf.__internal__.FuncGraph("probe")
         with tf.init_scope(), graph.as_default():
             try:
@@ -66,7 +66,7 @@ class _Call:
     """One call on placeholders in the current graph.
 
     Attributes:
-      inputs: The placeholders, `(t, y, params, constants)`.
+      inputs: The placeholders, `(t, y, params, constants, further)`.
       given: Names of what the placeholders stand for, and these.
       written: The variables that were written.
       sources: Names of all tensors that the slope and what was written are computed from.
@@ -77,12 +77,15 @@ class _Call:
         t, y = placeholder(state_dtype, []), placeholder(state_dtype, state_shape)
         params = [placeholder(v.dtype, v.shape) for v in dynamics.params]
         constants = [placeholder(v.dtype, v.shape) for v in dynamics.constants]
-        self.inputs = (t, y, params, constants)
-        slope, scope = dynamics.call_in_scope(t, y, params, constants)
+        like = lambda x: placeholder(x.dtype, x.shape)
+        further = list(keras.tree.map_structure(like, dynamics.further))
+        self.inputs = (t, y, params, constants, further)
+        slope, scope = dynamics.call_in_scope(*self.inputs)
         self.written = list(scope.written.values())
         names = [v.path for v in [*dynamics.params, *dynamics.constants]]  # perhaps not unique
-        names = ["the time", "the state", *names]
-        self.given = list(zip(names, [t, y, *params, *constants], strict=True))
+        others = keras.tree.flatten(further)
+        names = ["the time", "the state", *names, *["the context or control"] * len(others)]
+        self.given = list(zip(names, [t, y, *params, *constants, *others], strict=True))
         results = [slope, *(scope.get_current_value(v) for v in self.written)]
         self.sources = names_behind(results)
 
@@ -112,7 +115,7 @@ def _left_out(dynamics: Dynamics, call: _Call) -> set[str]:
     used = call.reached(call)
     try:
         with _functions_inlined():
-            _, y, _, _ = call.inputs
+            y = call.inputs[1]
             inlined = _Call(dynamics, y.shape, y.dtype)
     except Exception:  # It may need autograph.
         params = {v.path for v in dynamics.params}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tf_neuralode.tensors import along, or_nan
@@ -16,7 +18,8 @@ class GoodSamples:
 
     Args:
       y: `(batch, ...)`; a sample that is not finite is bad.
-      usable: `(batch,)`, boolean, false for samples that are bad for another reason.
+      usable: Booleans, `(batch,)` or scalars, false for samples that are bad for another reason;
+        or `None`.
       mask: Of y, boolean, with its first axes; what is masked has no slope and is in no norm.
 
     Attributes:
@@ -26,12 +29,15 @@ class GoodSamples:
     """
 
     def __init__(
-        self, y: tf.Tensor, usable: tf.Tensor | None = None, mask: tf.Tensor | None = None
+        self,
+        y: tf.Tensor,
+        usable: Sequence[tf.Tensor | None] = (),
+        mask: tf.Tensor | None = None,
     ):
         axes = list(range(1, y.shape.rank))
         self.good = tf.reduce_all(tf.math.is_finite(y), axis=axes)
-        if usable is not None:
-            self.good &= usable
+        for one in usable:
+            self.good = self.good if one is None else self.good & one
         # One more at the end, since an empty batch has no first sample.
         bad = tf.concat([tf.cast(~self.good, tf.int32), [1]], axis=0)
         first = tf.argmin(bad, output_type=tf.int32)
@@ -55,16 +61,11 @@ class GoodSamples:
         total = tf.reduce_sum(tf.where(self.good, x, tf.zeros_like(x)))
         return total / tf.maximum(num, tf.ones_like(num))
 
-    def among(self, moving: tf.Tensor | None = None) -> tf.Tensor:
+    def among(self) -> tf.Tensor:
         """The samples, or entries, that count in a mean of errors: those of good samples.
 
         The largest of the samples' norms needs no such care: a stand-in is a copy.
-
-        Args:
-          moving: `(batch,)`, boolean: samples that rest have no error, and would hide that of the
-            others in a mean; they are left out, too.
         """
-        among = self.good if moving is None else self.good & moving
-        if self.state_mask is not None:
-            among = along(among, self.state_mask) & self.state_mask
-        return among
+        if self.state_mask is None:
+            return self.good
+        return along(self.good, self.state_mask) & self.state_mask

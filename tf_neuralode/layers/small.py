@@ -138,4 +138,85 @@ class ConcatTime(ReadOnly, keras.layers.Layer):
         return {**super().get_config(), "axis": self.axis}
 
 
+@keras.saving.register_keras_serializable("tf_neuralode")
+class ConcatInputs(ReadOnly, keras.layers.Layer):
+    """Joins what a dynamics is called on, `[t, y, control, context]` or some, as further features.
+
+    The first layer of a dynamics with inputs. What is `(batch, features)` beside a state with more
+    axes is repeated along those.
+
+    ```python
+    dynamics = keras.Sequential([ConcatInputs(), keras.layers.Dense(16, "tanh"), ...])
+    NeuralODE(dynamics, control="hermite")
+    ```
+
+    Args:
+      axis: Of the features or channels: -1, or 1 for `data_format="channels_first"`.
+
+    Call arguments:
+      inputs: A list of tensors, or nest of them; numbers of any kind.
+
+    Input shape: each `(batch, features)`, or that of the state, the one with the most axes, but for
+      the features.
+
+    Output shape: that of the state, with the features of all.
+
+    Raises:
+      ValueError: for shapes that don't fit.
+    """
+
+    read_only = ("axis",)
+
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def build(self, input_shape: Any) -> None:
+        self.compute_output_shape(input_shape)
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        leaves = keras.tree.flatten(inputs)
+        state = max(leaves, key=lambda x: x.shape.rank)
+        rank = state.shape.rank
+        sizes = [tf.shape(state)[i] if n is None else n for i, n in enumerate(state.shape)]
+
+        def one(x: tf.Tensor) -> tf.Tensor:
+            x = tf.cast(x, self.compute_dtype)
+            if x.shape.rank == rank:
+                return x
+            shape, features = list(sizes), x.shape[-1]
+            shape[self.axis] = features
+            ones = [-1] + [1] * (rank - 1)
+            ones[self.axis] = features
+            return tf.broadcast_to(tf.reshape(x, ones), shape)
+
+        return tf.concat([one(x) for x in leaves], axis=self.axis)
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        shapes = _leaves_of(input_shape)
+        rank = max(len(shape) for shape in shapes)
+        state = list(next(shape for shape in shapes if len(shape) == rank))
+        if not all(len(shape) in (2, rank) for shape in shapes):
+            raise ValueError(
+                f"The inputs of layer {self.name!r} (ConcatInputs) must be (batch, features), or "
+                f"have the axes of the state. Received: inputs of shapes {shapes}"
+            )
+        features = [s[-1] if len(s) == 2 else s[self.axis] for s in shapes]
+        known = [n for n in features if n is not None]
+        state[self.axis] = sum(known) if len(known) == len(features) else None
+        return tuple(state)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "axis": self.axis}
+
+
+def _leaves_of(shapes: Any) -> list[Shape]:
+    """The shapes in a nest of them."""
+    if isinstance(shapes, dict):
+        shapes = list(shapes.values())
+    if all(size is None or isinstance(size, int) for size in shapes):
+        return [tuple(shapes)]
+    return [shape for one in shapes for shape in _leaves_of(one)]
+
+
 add_kind(ConcatTime, "axis")

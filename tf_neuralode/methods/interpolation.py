@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode.tensors import State, scale
+from tf_neuralode.tensors import State, along, in_rows, scale
 
 
 def coefficients(weights: np.ndarray, h: tf.Tensor, y: State, k: list[State]) -> State:
@@ -73,7 +73,8 @@ def evaluate(coefs: State, theta: tf.Tensor, clock_rank: int = 0) -> State:
 
 def _evaluated(coefs: tf.Tensor, theta: tf.Tensor, clock_rank: int) -> tf.Tensor:
     def horner(coefs):
-        return _horner(tf.unstack(coefs), theta, coefs.shape.rank - 1 - clock_rank)
+        terms = tf.unstack(coefs)
+        return _horner(terms, _against(theta, terms[0], clock_rank))
 
     if tf.executing_eagerly():
         return horner(coefs)
@@ -89,7 +90,32 @@ def _evaluated(coefs: tf.Tensor, theta: tf.Tensor, clock_rank: int) -> tf.Tensor
 
 def evaluate_rows(coefs: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
     """A leaf at `theta` `(num,)`, from coefficients `(num, num_coefficients, *leaf.shape)`."""
-    return _horner(tf.unstack(coefs, axis=1), theta, coefs.shape.rank - 2)
+    terms = tf.unstack(coefs, axis=1)
+    return _horner(terms, _against(theta, terms[0], clock_rank=1))
+
+
+def evaluate_samples(steps: State, index: tf.Tensor, theta: tf.Tensor) -> State:
+    """States of a batch whose samples are each at a place of its own, in steps that they share.
+
+    Args:
+      steps: For each leaf `(num_steps, num_coefficients, *leaf.shape)`.
+      index: Of the step, `(..., batch)`.
+      theta: Place in it, `(..., batch)`.
+
+    Returns:
+      For each leaf `(..., *leaf.shape)`.
+    """
+    batch = tf.shape(index)[-1]
+
+    def one(leaf: tf.Tensor) -> tf.Tensor:
+        num = leaf.shape[1]
+        rows = in_rows(leaf, tf.shape(leaf)[0] * num * batch)
+        first = index * num * batch + tf.range(batch)
+        terms = [tf.gather(rows, first + m * batch) for m in range(num)]
+        state = _horner(terms, theta[..., tf.newaxis])
+        return tf.reshape(state, tf.concat([tf.shape(index)[:-1], tf.shape(leaf)[2:]], axis=0))
+
+    return [one(leaf) for leaf in steps]
 
 
 def pull_back_time(
@@ -97,9 +123,7 @@ def pull_back_time(
 ) -> State:
     """As `pull_back_times`, for the state at one time: one product, which XLA fuses."""
     powers = tf.stack([theta**m for m in range(num_coefficients)])
-    return [
-        _in_front_of(powers, x.shape.rank - clock_rank, x.dtype) * x[tf.newaxis] for x in cotangents
-    ]
+    return [_against(powers, x[tf.newaxis], clock_rank, 1) * x[tf.newaxis] for x in cotangents]
 
 
 def pull_back_times(
@@ -120,7 +144,7 @@ def pull_back_times(
     """
 
     def sums(rows):
-        column = _in_front_of(theta, rows.shape.rank - 1 - clock_rank, rows.dtype)
+        column = _against(theta, rows, clock_rank, 1)
         terms = [tf.reduce_sum(rows, axis=0)]
         for _ in range(num_coefficients - 1):
             rows = rows * column
@@ -130,16 +154,28 @@ def pull_back_times(
     return [sums(rows) for rows in cotangents]
 
 
-def _horner(terms: list[tf.Tensor], theta: tf.Tensor, num_axes: int) -> tf.Tensor:
-    """`sum_m terms[m] theta^m`, where the state has `num_axes` behind those of theta's clock."""
-    theta = _in_front_of(theta, num_axes, terms[0].dtype)
+def _horner(terms: list[tf.Tensor], theta: tf.Tensor) -> tf.Tensor:
+    """`sum_m terms[m] theta^m`."""
+    theta = tf.cast(theta, terms[0].dtype)
     total = terms[-1]
     for term in terms[-2::-1]:
         total = total * theta + term
     return total
 
 
-def _in_front_of(theta: tf.Tensor, num_axes: int, dtype: tf.DType) -> tf.Tensor:
-    """`theta` with so many axes of one entry behind its own."""
-    shape = tf.concat([tf.shape(theta), [1] * num_axes], axis=0)
-    return tf.cast(tf.reshape(theta, shape), dtype)
+def _against(
+    theta: tf.Tensor, leaf: tf.Tensor, clock_rank: int, num_axes_before: int = 0
+) -> tf.Tensor:
+    """`theta`, `([num,] *clock)`, with the axes it needs to be combined with `leaf`.
+
+    Args:
+      theta: Places in a step.
+      leaf: `(..., *leaf.shape)`.
+      clock_rank: As in `evaluate`.
+      num_axes_before: How many axes it has in front of a state's.
+    """
+    theta = tf.cast(theta, leaf.dtype)
+    if clock_rank:
+        return along(theta, leaf, num_axes_before)
+    behind = [1] * (leaf.shape.rank - num_axes_before)
+    return tf.reshape(theta, tf.concat([tf.shape(theta), behind], axis=0))

@@ -7,13 +7,13 @@ like the state. `t` and `t_next` are clock values, see `tensors.algebra`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_neuralode.field import Field, dense_gradients, solve_dtype
 from tf_neuralode.methods.norm import Norm
-from tf_neuralode.tensors import State, Tensors, add, zeros_like
+from tf_neuralode.tensors import State, Tensors, add, while_loop, zeros_like
 
 
 class Step(NamedTuple):
@@ -74,6 +74,66 @@ class Method:
     def start(self, field: Field, t: tf.Tensor, y: State) -> State:
         """The carry of a first step, from one evaluation of f; it begins with the slope."""
         return field(t, y)
+
+    def behind_step(
+        self, field: Field, t: tf.Tensor, y: State, carry: State | None
+    ) -> tuple[State, State | None, Any]:
+        """What the next step begins with at `t`, where a step ended with state and carry.
+
+        Behind a jump of the field that is a carry of its own. Where a step is taken again, or
+        transposed, the same happens behind it.
+
+        Returns:
+          State and carry, and how many evaluations of f that took.
+        """
+        if carry is None or not field.has_jumps:
+            return y, carry, 0
+        jumped = field.is_jump(t)
+
+        def behind() -> tuple[State, State]:
+            num, fresh = len(y), self.start(field.behind(t), t, y)
+            moved = field.moved_by_jump(t, y, carry[:num], fresh[:num])
+            return moved, fresh if moved is y else self.start(field.behind(t), t, moved)
+
+        y, fresh = tf.cond(jumped, behind, lambda: (y, carry))
+        return list(y), list(fresh), tf.cast(jumped, tf.int32)
+
+    def behind_step_vjp(
+        self, field: Field, t: tf.Tensor, y: State, d_y: State, d_carry: State, d_sources: Tensors
+    ) -> tuple[State, State, Tensors, tf.Tensor]:
+        """The transpose of `behind_step`, at a time between the first and the last.
+
+        Args:
+          field, t, y: As there.
+          d_y, d_carry: Cotangents of what the step behind `t` began with.
+          d_sources: Gradients of `field.sources` so far.
+
+        Returns:
+          Cotangents of state and carry, sources, and how many evaluations of f that took.
+        """
+        if not (d_carry and field.has_jumps):
+            return d_y, d_carry, d_sources, tf.constant(0)
+        num_others = len(field.others)
+
+        def back(i: tf.Tensor, d_y: State, d_carry: State, d_sources: Tensors) -> tuple:
+            jumped = field.behind(t)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                inputs = [tf.identity(x) for x in y]
+                tape.watch([*inputs, *field.sources])
+                fresh = self.start(jumped, t, inputs)
+            gradients = dense_gradients(tape, fresh, [*inputs, *field.sources], d_carry)
+            d_y = add(d_y, gradients[: len(y)])
+            more = [tf.cast(g, solve_dtype(g.dtype)) for g in gradients[len(y) :]]
+            d_sources = add(d_sources, more)
+            d_sources[-1 - num_others] += field.d_jumps(t, y, d_y, fresh[: len(y)])
+            return i + 1, d_y, zeros_like(d_carry), d_sources
+
+        num = tf.cast(field.is_jump(t), tf.int32)
+        # A loop and no branch, in which a tape would see copies of what it watches.
+        _, d_y, d_carry, d_sources = while_loop(
+            lambda i, *_: i < num, back, (tf.constant(0), d_y, d_carry, d_sources)
+        )
+        return d_y, d_carry, d_sources, 2 * num
 
     def zero_carry(self, y: State) -> State:
         """Zeros like the carry of a step from `y`."""

@@ -191,7 +191,8 @@ def _in_solve(name: str, size: Any, dtype: tf.DType, unit: tf.Tensor | None) -> 
     """A step size of a solver's settings in the solve's time.
 
     NaN for a tensor that isn't positive, and an assertion that fails, outside of XLA. Where 1 is
-    `unit`, which may be 0, of the user's time, it is at most 1, the whole of it.
+    `unit` of the user's time, `(batch,)`, it is that of the sample that goes furthest, which may be
+    nowhere, and at most 1, the whole of its way.
     """
     if not tf.is_tensor(size):
         size = None if size is None else tf.constant(size, dtype)
@@ -205,7 +206,7 @@ def _in_solve(name: str, size: Any, dtype: tf.DType, unit: tf.Tensor | None) -> 
     if size is None or unit is None:
         return size
     tiny = tf.constant(np.finfo(dtype.as_numpy_dtype).tiny, dtype)
-    parts = size / tf.maximum(unit, tiny)
+    parts = size / tf.maximum(tf.reduce_max(unit), tiny)
     return tf.where(parts > 1, tf.ones_like(parts), parts)  # NaN stays
 
 

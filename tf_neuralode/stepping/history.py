@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_neuralode.stepping.arrays import room_for, state_arrays, write
 from tf_neuralode.stepping.types import Recorder
-from tf_neuralode.tensors import State, inside_xla
+from tf_neuralode.tensors import State, each, inside_xla
 
 
 class AcceptedSteps(Recorder):
@@ -86,3 +86,25 @@ class StepHistory(NamedTuple):
     states: State
     dense: State
     num_accepted: tf.Tensor
+
+    def folded(self, num_steps: tf.Tensor) -> StepHistory:
+        """As cotangents of a solve of so many steps: those of room behind are the last one's."""
+        fold = lambda x, last: tf.math.unsorted_segment_sum(
+            x, tf.minimum(tf.range(tf.shape(x)[0]), last), tf.shape(x)[0]
+        )
+        states = [fold(x, num_steps) for x in self.states]
+        dense = [fold(x, tf.maximum(num_steps - 1, 0)) for x in self.dense]
+        return self._replace(states=states, dense=dense)
+
+    def of_step(self, n: tf.Tensor) -> tuple[State, State]:
+        """As cotangents: of the state at the end of step `n`, and of its dense solution."""
+        return [tf.gather(x, n + 1) for x in self.states], [tf.gather(x, n) for x in self.dense]
+
+    def at_start(self, num_steps: tf.Tensor) -> State:
+        """As cotangents: of the initial state, which is all there is of a solve without a step."""
+
+        def one(states: tf.Tensor, dense: tf.Tensor) -> tf.Tensor:
+            resting = tf.where(tf.equal(num_steps, 0), dense[0, 0], tf.zeros_like(dense[0, 0]))
+            return states[0] + resting
+
+        return each(one, self.states, self.dense)

@@ -99,9 +99,10 @@ class _Loop:
     def begin(self, start: Point) -> _Progress:
         num_evaluations = 0
         if self._carries and start.carry is None:
-            start = start._replace(carry=self._method.start(self._field, start.t, start.y))
+            field = self._field.behind(start.t)
+            start = start._replace(carry=self._method.start(field, start.t, start.y))
             num_evaluations = 1
-        h, memory, status, num_more = self._steps.first(self._field, start)
+        h, memory, status, num_more = self._steps.first(self._field.behind(start.t), start)
         zero = tf.zeros_like(start.t, tf.int32)
         return _Progress(
             t=start.t,
@@ -130,6 +131,7 @@ class _Loop:
         at = Attempt(self._field, p.y, p.carry if self._carries else None, lambda accepted: None)
         if self._steps.rejects:
             at = self._field.attempt(at.y, at.carry)
+        at = at._replace(field=at.field.on(p.t, t_next))
         step = self._method.step(at.field, p.t, t_next, at.y, at.carry, self._steps.norm)
         if step.error is not None:
             step = step._replace(error=tf.stop_gradient(step.error))
@@ -145,6 +147,9 @@ class _Loop:
         if self._own_clocks:
             step = step._replace(y1=y)
         slot, num_evaluations = self._slot(p, at, t_next, step, accepted)
+        if self._carries and self._field.has_jumps:
+            y, carry, num_behind = self._behind(slot, y, carry)
+            num_evaluations += num_behind
         num_accepted = one if accepted is None else tf.cast(accepted, tf.int32)
         records = zip(self._recorders, p.saved, strict=True)
         return _Progress(
@@ -160,6 +165,11 @@ class _Loop:
             status=status,
             saved=tuple(recorder.record(saved, slot) for recorder, saved in records),
         )
+
+    def _behind(self, slot: Slot, y: State, carry: State) -> tuple[State, State, Any]:
+        """As `Method.behind_step`, where an attempt got somewhere."""
+        behind = lambda: self._method.behind_step(self._field, slot.end, y, carry)
+        return tf.cond(slot.accepted, behind, lambda: (y, carry, tf.constant(0)))
 
     @staticmethod
     def _where(active: tf.Tensor | None, new: Any, old: Any) -> Any:

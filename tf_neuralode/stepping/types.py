@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_neuralode.field import FieldPrecision
 from tf_neuralode.methods import whole
-from tf_neuralode.tensors import State
+from tf_neuralode.tensors import State, along
 
 # The time beyond which a step that starts at the time given must not go, which is behind that one.
 # A step that gets near ends there exactly.
@@ -121,7 +121,7 @@ class Conditions:
         slope is 0.
       whole_span: Length of the interval that this one is a part of: how short a step is where
         nothing is known of a field is a fraction of the whole.
-      unit: What one unit of the solve's time is in that of the solver's settings.
+      unit: What one unit of the solve's time is in that of the solver's settings: for each sample.
       further_steps: How many more steps than the solver's `max_num_steps` there may be.
       limit: How far a step may go.
     """
@@ -148,6 +148,12 @@ class Conditions:
         """For parts of an interval of length `span`."""
         own = self.whole_span
         return self.but(whole_span=span if own is None else tf.maximum(own, span))
+
+    def among_also(self, samples: tf.Tensor) -> Conditions:
+        """With none but `samples`, `(batch,)`, in a mean: those that rest would hide an error."""
+        if self.among is None:
+            return self.but(among=samples)
+        return self.but(among=along(samples, self.among) & self.among)
 
     def for_field(self, field: FieldPrecision) -> Conditions:
         """For a field that computes in this precision, if no coarser one is known already."""

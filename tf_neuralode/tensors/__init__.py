@@ -9,6 +9,7 @@ from tf_neuralode.tensors.algebra import (
     along,
     casts,
     each,
+    in_rows,
     keep,
     scale,
     weighted_sum,

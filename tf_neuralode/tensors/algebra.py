@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_neuralode.tensors.xla import inside_xla
+
 State = list[tf.Tensor]
 Tensors = list[tf.Tensor]  # any others: parameters, say
 
@@ -35,14 +37,29 @@ def along(clock: tf.Tensor, leaf: tf.Tensor, num_axes_before: int = 0) -> tf.Ten
     """A clock value with as many axes as it needs to be combined with `leaf`.
 
     Args:
-      clock: A scalar or `(batch,)`.
-      leaf: `(..., batch, ...)`.
+      clock: A scalar or `(batch,)`, or with axes in front of that.
+      leaf: `(..., batch, ...)`; under XLA it may be held as a vector, see `field.flat_state`.
       num_axes_before: How many axes of the leaf come before that of the batch.
     """
     if clock.shape.rank == 0:
         return clock
-    behind = [1] * (leaf.shape.rank - num_axes_before - 1)
-    return tf.reshape(clock, tf.concat([tf.shape(clock), behind], axis=0))
+    num_behind = leaf.shape.rank - num_axes_before - 1
+    if num_behind == 0 and inside_xla():
+        return _repeated(clock, tf.shape(leaf)[-1])
+    return tf.reshape(clock, tf.concat([tf.shape(clock), [1] * num_behind], axis=0))
+
+
+def _repeated(clock: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Each entry of the last axis as often as it takes to have `size` of them."""
+    shape = tf.shape(clock)
+    num = size // tf.maximum(shape[-1], 1)
+    repeated = tf.broadcast_to(clock[..., tf.newaxis], tf.concat([shape, [num]], axis=0))
+    return tf.reshape(repeated, tf.concat([shape[:-1], [size]], axis=0))
+
+
+def in_rows(x: tf.Tensor, num: tf.Tensor) -> tf.Tensor:
+    """`x` as `(num, size)`, for any number of axes of `x` that the rows are counted in."""
+    return tf.reshape(x, tf.stack([num, tf.size(x) // tf.maximum(num, 1)]))
 
 
 def scale(factor: tf.Tensor, tensor: tf.Tensor, num_axes_before: int = 0) -> tf.Tensor:
