@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import irregular_settings
 import reference
 import remarks
 import settings
@@ -27,6 +28,7 @@ class Kind:
     # Those that take as many evaluations as ours have taken, and have no solver.
     limits: Callable[[str, list[int]], Rows] = lambda name, counts: []
     num_first_steps: int = 2  # that are taken one after the other from the start
+    is_summed_up: bool = False  # whether the fastest peer meets the fastest of ours in the summary
 
 
 def of(name):
@@ -67,8 +69,19 @@ TRAINING = Kind(
     expected=reference.gradient,
     limits=lambda name, counts: _same_work(name, settings.straight(counts)),
     num_first_steps=workloads.NUM_STEPS,
+    is_summed_up=True,
+)
+_IRREGULAR = Kind(
+    rows=lambda name: _same_work(name, irregular_settings.rows()),
+    columns=tables.TRAINING,
+    remarks=remarks.of_irregular,
+    expected=lambda workload: reference.gradient(workload)[1:],  # of the weights
+    num_first_steps=workloads.NUM_STEPS,
+    is_summed_up=True,
 )
 _KINDS = {
+    "irregular30": _IRREGULAR,
+    "irregular200": _IRREGULAR,
     "fit": Kind(
         rows=lambda name: _same_work(name, settings.fit()),
         columns=tables.TRAINING,

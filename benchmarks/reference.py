@@ -97,21 +97,24 @@ def _step_backward(field, kept, h, cotangent, d_weights):
 
 
 def _walk(workload, steps_per_unit_time):
-    """Yields (state before a step, after it, step size, whether it ends at an output time)."""
+    """Yields (state before a step, after it, step size, number of the output time it ends at).
+
+    The last is `None` for a step that ends at none; the size is `(batch, 1)` of own times.
+    """
     field = Field(workload)
     y = workload.y0.astype("float64")
-    for t, t_next in itertools.pairwise(workload.times):
-        num_steps = int(np.ceil(round((t_next - t) * steps_per_unit_time, 9)))
+    for i, (t, t_next) in enumerate(itertools.pairwise(workload.knots)):
+        num_steps = int(np.ceil(round(np.max(t_next - t) * steps_per_unit_time, 9)))
         h = (t_next - t) / num_steps
-        for i in range(num_steps):
+        for j in range(num_steps):
             start, (y, _) = y, _step(field, y, h)
-            yield start, y, h, i == num_steps - 1
+            yield start, y, h, i if j == num_steps - 1 else None
 
 
 def states(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
-    """The states at `workload.times`, a list."""
+    """The states at `workload.knots`, a list."""
     steps = _walk(workload, steps_per_unit_time)
-    return [workload.y0, *(y for _, y, _, is_output in steps if is_output)]
+    return [workload.y0, *(y for _, y, _, output in steps if output is not None)]
 
 
 def gradient(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
@@ -120,10 +123,10 @@ def gradient(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
     steps = list(_walk(workload, steps_per_unit_time))
     cotangent = np.zeros(workload.y0.shape)
     d_weights = [np.zeros(w.shape) for w in workload.weights]
-    for start, end, h, is_output in reversed(steps):
+    for start, end, h, output in reversed(steps):
         _, kept = _step(field, start, h)
-        if is_output:
-            cotangent = cotangent + 2 * end
+        if output is not None:
+            cotangent = cotangent + workload.loss_slope(end, output)
         cotangent = _step_backward(field, kept, h, cotangent, d_weights)
     return [cotangent, *d_weights]
 

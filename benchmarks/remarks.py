@@ -67,6 +67,24 @@ def of_training(rows):
     return "\n".join(lines)
 
 
+def of_irregular(rows):
+    """Our best and our default beside each peer's best."""
+    ours = {"our best": best(rows, is_ours), "our default": best(rows, _is_default)}
+    lines = []
+    for library in settings.LIBRARIES_OF_PEERS:
+        peer = best(rows, _of(library))
+        if peer is None:
+            continue
+        ratios = [
+            f"{what} ({row['label']}) {row['median_ms'] / peer['median_ms']:.3f} times"
+            for what, row in ours.items()
+            if row
+        ]
+        best_of_peer = f"{library}'s best ({peer['label']}, {short(peer['median_ms'])} ms)"
+        lines.append(f"- Of the time of {best_of_peer}: {', '.join(ratios) or '-'}.")
+    return "\n".join(lines)
+
+
 def of_fit(rows):
     """Ms a batch above the model with Identity, the faster of its two modes."""
     limit = best(rows, _of(settings.LIMIT))

@@ -105,7 +105,7 @@ def _summary(workloads):
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in workloads.items():
-        if kinds.of(name) is not kinds.TRAINING:
+        if not kinds.of(name).is_summed_up:
             continue
         peer = best(rows, _is_peer)
         ours = peer and (best(rows, _as_accurate_as(peer)) or best(rows, is_ours))

@@ -26,7 +26,7 @@ import studies
 import workloads
 
 DEFAULT_WORKLOADS = (
-    *("mnist", "mlp", "conv", "long", "wide", "fit"),
+    *("mnist", "mlp", "conv", "long", "wide", "irregular30", "irregular200", "fit"),
     *("spiral", "lotka_volterra", "lorenz", "serve"),
 )
 

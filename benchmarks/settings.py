@@ -37,7 +37,7 @@ def training(workload):
         *_tfp(),
         *_torchdiffeq(workload),
         *_torchode(),
-        *_diffrax(),
+        *diffrax(),
         *_diffrax_with_little_room(workload),
     ]
 
@@ -57,7 +57,7 @@ def ours_setting(gradient, xla, **options):
 
 
 def ours():
-    rows = [_default("ours", "layer, default", api="layer")]
+    rows = [default("ours", "layer, default", api="layer")]
     for xla in (False, True):
         rows += [ours_setting(gradient, xla) for gradient in GRADIENTS]
         for gradient in ("tape", "tape_kept"):
@@ -69,7 +69,7 @@ def ours():
     return rows
 
 
-def _default(module, label, **options):
+def default(module, label, **options):
     """The layer with neither a gradient nor XLA chosen."""
     return Setting(OURS, module, {"gradient": "auto", "xla": "auto", **options}, label)
 
@@ -84,7 +84,7 @@ def _few_steps(workload):
     return 16 if workload.times[-1] <= 1 else 32
 
 
-def _with_little_room(setting, num_steps):
+def with_little_room(setting, num_steps):
     return dataclasses.replace(
         setting,
         options={**setting.options, "max_num_steps": num_steps},
@@ -99,14 +99,14 @@ def _ours_with_little_room(workload):
     """
     for gradient in ("tape", "tape_kept"):
         for options in ({}, *[{"solver": solver} for solver in OTHER_SOLVERS]):
-            yield _with_little_room(ours_setting(gradient, True, **options), _few_steps(workload))
+            yield with_little_room(ours_setting(gradient, True, **options), _few_steps(workload))
 
 
 def _diffrax_with_little_room(workload):
     """Its checkpoints, and what `direct` unrolls, depend on the number of steps allowed, too."""
-    for setting in _diffrax():
+    for setting in diffrax():
         if setting.options["gradient"] in ("checkpoints", "direct"):
-            yield _with_little_room(setting, _few_steps(workload))
+            yield with_little_room(setting, _few_steps(workload))
 
 
 def straight(counts):
@@ -130,7 +130,7 @@ def fit():
 
 def _models(module):
     """A Keras model that is trained by `fit`: with nothing chosen, and with each choice."""
-    rows = [_default(module, "default")]
+    rows = [default(module, "default")]
     for gradient in GRADIENTS:
         for xla, label in ((None, "graph"), ("layer", "XLA in the layer"), ("model", "XLA")):
             if xla != "layer" or _suits_layer(gradient):
@@ -141,10 +141,10 @@ def _models(module):
 
 def spiral():
     rows = _models("spiral")
-    rows.append(_default("spiral", "default, 50 steps per execution", steps_per_execution=50))
+    rows.append(default("spiral", "default, 50 steps per execution", steps_per_execution=50))
     for gradient in ("direct", "adjoint"):
         rows.append(Setting("torchdiffeq", "spiral_torchdiffeq", {"gradient": gradient}, gradient))
-    for row in _diffrax():
+    for row in diffrax():
         if row.options["solver"] != "bosh3":
             rows.append(dataclasses.replace(row, module="spiral_diffrax"))
     return rows
@@ -209,7 +209,7 @@ def _torchode():
     return [Setting("torchode", "torchode", row, _label(row, joint="joint")) for row in rows]
 
 
-def _diffrax():
+def diffrax():
     rows = [
         {"gradient": gradient, "solver": solver}
         for gradient in ("checkpoints", "all_checkpoints", "direct", "backsolve")

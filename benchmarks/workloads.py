@@ -1,11 +1,13 @@
 """The work that every competitor does: shapes, weights, initial state, times. NumPy only."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 
 import numpy as np
 
+import irregular
 import reference
 
 TOLERANCE = 1e-3  # rtol and atol alike
@@ -30,6 +32,15 @@ class Workload:
     @property
     def is_convolution(self):
         return self.y0.ndim == 4
+
+    @property
+    def knots(self):
+        """Where a reference has to stop: rows that broadcast against the state."""
+        return self.times
+
+    def loss_slope(self, y, i):
+        """The loss's derivative by the state y at the output time number i."""
+        return 2 * y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +117,18 @@ def _wide(batch=64):
     return _dense("wide", batch, (1024, 1024))
 
 
+def _irregular(num_times, batch=64):
+    """Each sample at times of its own."""
+    name, widths = f"irregular{num_times}", (8, 64, 8)
+    rng = np.random.default_rng(0)
+    y0 = rng.normal(size=(batch, widths[0])).astype("float32")
+    weights = [_glorot(rng, shape) for shape in itertools.pairwise(widths)]
+    times = irregular.sorted_times(rng, batch, num_times, end=5.0)
+    targets = irregular.spirals(y0, times[:, 1:])
+    limits = {"max_num_steps": 64, "rtol": TOLERANCE, "atol": TOLERANCE}
+    return irregular.Irregular(name, y0, weights, times, targets, **limits)
+
+
 def _serve(batch=1):
     """Solved forwards, as an exported model does."""
     return _dense("serve", batch, (20, 10, 10, 20))
@@ -161,6 +184,8 @@ _MAKERS = {
     "conv": _conv,
     "long": _long,
     "wide": _wide,
+    "irregular30": functools.partial(_irregular, 30),
+    "irregular200": functools.partial(_irregular, 200),
     "spiral": _spiral,
     "lotka_volterra": _lotka_volterra,
     "lorenz": _lorenz,

@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+from benchmark_rounds import measure
 from scipy.integrate import solve_ivp
 
 import driver
@@ -15,29 +16,11 @@ import kinds
 import reference
 import remarks
 import settings
-import tables
 import worker
 import workloads
 from settings import Setting
 
 COMPETITORS = pathlib.Path(driver.__file__).parent / "competitors"
-
-
-def measure(tmp_path, setting, workload, expected=None):
-    """Figures of one round of a setting in its own process."""
-    path = None
-    if expected is not None:
-        path = tmp_path / "expected.npz"
-        np.savez(path, expected)
-    entry = driver.Entry(setting, workload, num_first_steps=2)
-    with open(tmp_path / "log", "w") as log:
-        entry.start(sys.executable, 1, log, path)
-    driver.take_turns([entry], 1)
-    row = entry.finish()
-    assert "error" not in row, row["error"]
-    cells = tables.table([row], kinds.of(workload["name"]).columns).splitlines()[-1]
-    assert "-" not in [cell.strip() for cell in cells.split("|")]
-    return row
 
 
 def scipys(problem):
@@ -66,14 +49,14 @@ def test_the_reference_of_a_known_field_is_scipys_solution(workload, error):
 )
 def test_competitors_solve_lotka_volterra_as_scipy_does_at_1e_10(tmp_path, setting):
     workload = {"name": "lotka_volterra", "tolerance": 1e-10}
-    row = measure(tmp_path, setting, workload, scipys(workloads.make(**workload)))
+    row = measure(tmp_path, setting, workload, [scipys(workloads.make(**workload))])
     assert row["relative_error"] < 1e-8
 
 
 @pytest.mark.parametrize("setting", settings.lorenz("short"), ids=lambda row: row.module)
 def test_competitors_solve_the_lorenz_system_as_scipy_does(tmp_path, setting):
     workload = {"name": "lorenz", "end": 5.0, "tolerance": 1e-10}
-    row = measure(tmp_path, setting, workload, scipys(workloads.make(**workload)))
+    row = measure(tmp_path, setting, workload, [scipys(workloads.make(**workload))])
     assert row["relative_error"] < 1e-7
 
 
@@ -113,7 +96,7 @@ def test_the_spirals_series_is_the_published_field_s():
 def test_the_exported_model_serves_the_solution(tmp_path):
     (setting,) = [row for row in settings.serve("few") if row.library == settings.OURS]
     workload = {"name": "serve", "batch": 3}
-    (expected,) = kinds.of("serve").expected(workloads.make(**workload))
+    expected = kinds.of("serve").expected(workloads.make(**workload))
     row = measure(tmp_path, setting, workload, expected)
     assert row["relative_error"] < workloads.TOLERANCE
     assert row["calls_median_ms"] <= row["calls_p99_ms"]
@@ -126,7 +109,7 @@ def test_every_setting_has_a_name_of_its_own_and_a_competitor(name):
     assert names.most_common(1)[0][1] == 1
     for _, setting in rows:
         source = (COMPETITORS / f"{setting.module}.py").read_text()
-        imports_peer = re.search(r"^import (torch|jax)", source, re.MULTILINE)
+        imports_peer = re.search(r"^(import|from) .*(torch|jax)", source, re.MULTILINE)
         assert bool(imports_peer) == setting.needs_peers, setting
 
 

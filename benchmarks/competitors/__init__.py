@@ -2,7 +2,8 @@
 
 Each offers `build(workload, **options)`, which returns an object with
 
-    step()        one training step, finished when it returns: the gradients of y0 and the weights
+    step()        one training step, finished when it returns: the gradients of y0 and the weights,
+                  or of the weights alone where the workload has them alone
     to_numpy(g)   those gradients as NumPy arrays, in the layout of `workloads`
     count()       how often f is evaluated forwards and backwards, a pair
 

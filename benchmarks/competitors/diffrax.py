@@ -59,33 +59,40 @@ def solve(f, y0, args, times, *, rtol, atol, solver, gradient, max_num_steps):
 
 
 class Diffrax:
+    argnums = (0, 1)  # of what has a gradient, in the loss
+
     def __init__(self, workload, gradient, solver, max_num_steps):
         self.workload = workload
         self._max_num_steps = max_num_steps
         self._gradient, self._solver = gradient, solver
         self.y0 = jnp.asarray(workload.y0)
         self.weights = [jnp.asarray(w) for w in workload.weights]
-        self._step = jax.jit(jax.grad(self._loss(field), argnums=(0, 1)))
+        self._step = jax.jit(jax.grad(self.loss(field), argnums=self.argnums))
 
-    def _loss(self, field):
-        def loss(y0, weights):
-            solution = solve(
-                field,
-                y0,
-                weights,
-                self.workload.times,
-                rtol=self.workload.rtol,
-                atol=self.workload.atol,
-                solver=self._solver,
-                gradient=self._gradient,
-                max_num_steps=self._max_num_steps,
-            )
-            return jnp.sum(solution.ys**2)
+    def arguments(self):
+        return self.y0, self.weights
 
-        return loss
+    def loss(self, field):
+        """A function of `arguments`."""
+        return lambda y0, weights: jnp.sum(
+            self.solve(field, y0, weights, self.workload.times).ys ** 2
+        )
+
+    def solve(self, field, y0, weights, times):
+        return solve(
+            field,
+            y0,
+            weights,
+            times,
+            rtol=self.workload.rtol,
+            atol=self.workload.atol,
+            solver=self._solver,
+            gradient=self._gradient,
+            max_num_steps=self._max_num_steps,
+        )
 
     def step(self):
-        return jax.block_until_ready(self._step(self.y0, self.weights))
+        return jax.block_until_ready(self._step(*self.arguments()))
 
     def to_numpy(self, gradients):
         return [np.asarray(gradients[0]), *map(np.asarray, gradients[1])]
@@ -95,16 +102,16 @@ class Diffrax:
         calls = []
 
         def counted(t, y, weights):
-            jax.debug.callback(lambda _: calls.append(1), t)
+            jax.debug.callback(lambda _: calls.append(1), y.ravel()[0])
             return field(t, y, weights)
 
-        loss = self._loss(counted)
+        loss = self.loss(counted)
 
         def calls_of(function):
             calls.clear()
-            jax.block_until_ready(jax.jit(function)(self.y0, self.weights))
+            jax.block_until_ready(jax.jit(function)(*self.arguments()))
             jax.effects_barrier()
             return len(calls)
 
         forward = calls_of(loss)
-        return forward, calls_of(jax.value_and_grad(loss, argnums=(0, 1))) - forward
+        return forward, calls_of(jax.value_and_grad(loss, argnums=self.argnums)) - forward

@@ -19,10 +19,22 @@ SOLVERS = {
 def build(workload, gradient, xla, solver="dormand_prince", api="odeint", norm="max", **options):
     """With `norm="mean"` the error is the mean over the batch, as that of the peers."""
     if api == "layer":
-        return Layer(workload, xla, gradient)
+        return Layer(workload, xla, _layer_settings(workload, gradient))
     max_num_steps = options.pop("max_num_steps", workload.max_num_steps)
     solver = SOLVERS[solver](workload.rtol, workload.atol, max_num_steps=max_num_steps, norm=norm)
     return Odeint(workload, xla, solver, gradient_of(gradient), **options)
+
+
+def _layer_settings(workload, gradient):
+    settings = {
+        "t_span": (workload.times[0], workload.times[-1]),
+        "gradient": gradient_of(gradient),
+        "rtol": workload.rtol,
+        "atol": workload.atol,
+    }
+    if len(workload.times) > 2:
+        settings |= {"t_eval": workload.times[1:], "return_sequences": True}
+    return settings
 
 
 def gradient_of(name):
@@ -51,24 +63,21 @@ class Odeint(tensorflow_field.Competitor):
 class Layer(tensorflow_field.Competitor):
     """The layer with its own solver, called to train; the step around it is a graph.
 
-    `xla` is its `jit_compile`. With "auto", and `gradient` as well, nothing is chosen.
+    `xla` is its `jit_compile`. With "auto", and `gradient` as well, nothing is chosen. `whole` says
+    whether the step around it is compiled, and it in there.
     """
 
-    def __init__(self, workload, xla, gradient):
-        super().__init__(workload, xla=False)
-        self._settings = {
-            "t_span": (workload.times[0], workload.times[-1]),
-            "gradient": gradient_of(gradient),
-            "rtol": workload.rtol,
-            "atol": workload.atol,
-        }
-        if len(workload.times) > 2:
-            self._settings |= {"t_eval": workload.times[1:], "return_sequences": True}
+    def __init__(self, workload, xla, settings, whole=False):
+        super().__init__(workload, xla=whole)
+        self._settings = settings
         self._xla = xla
         self._layer = None
 
     def solve(self, y0, weights):
-        return self._layer(y0, training=True)
+        return self.call(self._layer, y0)
+
+    def call(self, layer, y0):
+        return layer(y0, training=True)
 
     def step(self):
         if self._layer is None:  # a part of the first step, since it traces the field

@@ -44,14 +44,19 @@ class Competitor:
         """What a forward solve is timed with."""
         return self.solve(y0, weights)
 
-    def _loss(self, y0, weights):
+    def loss(self, y0, weights):
         return tf.reduce_sum(self.solve(y0, weights) ** 2)
 
+    def sources(self, y0, weights):
+        """What has a gradient."""
+        return [y0, *weights]
+
     def _gradients(self, y0, weights):
+        sources = self.sources(y0, weights)
         with tf.GradientTape() as tape:
-            tape.watch([y0, *weights])
-            loss = self._loss(y0, weights)
-        return tape.gradient(loss, [y0, *weights])
+            tape.watch(sources)
+            loss = self.loss(y0, weights)
+        return tape.gradient(loss, sources)
 
     def step(self):
         # On a CPU, calls of a tf.function from Python return when they are done.
@@ -61,10 +66,11 @@ class Competitor:
         return [g.numpy() for g in gradients]
 
     def count(self):
+        sources = self.sources(self.y0, self.weights)
         with tf.GradientTape() as tape:
-            tape.watch([self.y0, *self.weights])
+            tape.watch(sources)
             before = self.field.num_calls
-            loss = self._loss(self.y0, self.weights)
+            loss = self.loss(self.y0, self.weights)
             forward = self.field.num_calls - before
-        tape.gradient(loss, [self.y0, *self.weights])
+        tape.gradient(loss, sources)
         return forward, self.field.num_calls - before - forward

@@ -57,9 +57,36 @@ class Competitor:
     def solve(self):
         raise NotImplementedError
 
+    def loss(self):
+        return (self.solve() ** 2).sum()
+
+    def sources(self):
+        """What has a gradient."""
+        return [self.y0, *self.field.parameters()]
+
     def step(self):
-        loss = (self.solve() ** 2).sum()
-        return torch.autograd.grad(loss, [self.y0, *self.field.parameters()])
+        return torch.autograd.grad(self.loss(), self.sources())
 
     def to_numpy(self, gradients):
         return [g.numpy() for g in as_given(gradients)]
+
+
+class FitsSeries(Competitor):
+    """The gradients of the weights, of a mean square at each sample's own times, `Irregular`'s.
+
+    Its `solve()` gives states `(samples, times, features)`.
+    """
+
+    def __init__(self, workload, *args, **options):
+        super().__init__(workload, *args, **options)
+        self.y0 = self.y0.detach()
+        self._targets = torch.tensor(workload.targets)
+
+    def loss(self):
+        return ((self.solve() - self._targets) ** 2).mean()
+
+    def sources(self):
+        return list(self.field.parameters())
+
+    def to_numpy(self, gradients):
+        return [g.T.numpy() for g in gradients]

@@ -53,7 +53,7 @@ class Torchode(torch_field.Competitor):
             y0=self.y0.reshape(self._num_samples, -1),
             t_start=times[:, 0],
             t_end=times[:, -1],
-            t_eval=times[:, 1:] if len(self.times) > 2 else None,
+            t_eval=times[:, 1:] if times.shape[1] > 2 else None,
         )
         return self._solver.solve(problem)
 
