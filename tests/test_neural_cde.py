@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from modes import MODES, in_mode, pairs
 from scipy.integrate import solve_ivp
+from scipy.interpolate import CubicHermiteSpline
 from scipy.linalg import expm
 
-from tf_neuralode import controls
 from tf_neuralode.layers import NeuralCDE
 
 RNG = np.random.default_rng(0)
@@ -73,10 +73,10 @@ def test_a_cubic_path_is_that_of_scipy(mode):
     run = in_mode(lambda values, times, y0: layer(values, times, y0=y0), mode)
     states = run(*map(tf.constant, (VALUES, TIMES, Y0)))
     for t, x, y, found in zip(TIMES, VALUES, Y0, states, strict=True):
-        path = controls.Hermite(np.arange(float(NUM)), np.column_stack([t - t[0], x]))
-        slope = lambda s, y, path=path: (
-            np.einsum("c,cij->ij", path.derivative(min(s, NUM - 1)).numpy(), MATRICES) @ y
-        )
+        points = np.column_stack([t - t[0], x])
+        lines = np.diff(points, axis=0)
+        rate = CubicHermiteSpline(np.arange(NUM), points, [lines[0], *lines]).derivative()
+        slope = lambda s, y, rate=rate: np.einsum("c,cij->ij", rate(s), MATRICES) @ y
         expected = solve_ivp(slope, (0, NUM - 1), y, rtol=1e-9, atol=1e-9).y[:, -1]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -103,11 +103,12 @@ def test_a_missing_value_lies_on_the_line_between_its_neighbours():
     part = (TIMES[:, 2] - TIMES[:, 1]) / (TIMES[:, 3] - TIMES[:, 1])
     filled[:, 2, 1] = VALUES[:, 1, 1] + part * (VALUES[:, 3, 1] - VALUES[:, 1, 1])
     layer = linear_cde()
-    np.testing.assert_allclose(layer(gap, TIMES, y0=Y0), layer(filled, TIMES, y0=Y0), rtol=1e-9)
+    # Rounding can change a step, whose error is 1e-8.
+    np.testing.assert_allclose(layer(gap, TIMES, y0=Y0), layer(filled, TIMES, y0=Y0), rtol=1e-6)
     held = VALUES.copy()
     held[:, 2, 1] = VALUES[:, 1, 1]
     layer = linear_cde(control="previous")
-    np.testing.assert_allclose(layer(gap, TIMES, y0=Y0), layer(held, TIMES, y0=Y0), rtol=1e-9)
+    np.testing.assert_allclose(layer(gap, TIMES, y0=Y0), layer(held, TIMES, y0=Y0), rtol=1e-6)
 
 
 def test_a_held_path_knows_nothing_of_what_comes():
