@@ -77,7 +77,8 @@ def linear_in_gaps(data: Observed) -> tf.Tensor:
     y0, y1 = at(data.values, before), at(data.values, behind)
     length = tf.where(t1 > t0, t1 - t0, tf.ones_like(t0))
     part = tf.cast((data.times - t0) / length, y0.dtype)
-    return y0 + part * (y1 - y0)
+    # What is there stays as it is: an infinite one must not become NaN, and so be missing.
+    return tf.where(data.is_there, data.values, y0 + part * (y1 - y0))
 
 
 def last_in_gaps(data: Observed) -> tf.Tensor:
