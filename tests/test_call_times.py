@@ -8,6 +8,7 @@ from all_gradients import ALL_GRADIENTS
 from gradient_problem import finite_differences
 from keras import layers
 from modes import MODES, in_mode
+from round_trip import saved_and_exported
 from small_models import dense_field
 
 from tf_neuralode import NeuralODE, solvers
@@ -396,11 +397,8 @@ def test_models_with_times_are_saved_and_exported(jit_compile, tmp_path):
     model = sequence_model(solver="bosh3", jit_compile=jit_compile)
     inputs, _ = sequence_data(num=5)
     expected = model.predict(inputs, verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded, exported = saved_and_exported(model, tmp_path)
     np.testing.assert_array_equal(loaded.predict(inputs, verbose=0), expected)
-    model.export(tmp_path / "exported", verbose=False)
-    exported = tf.saved_model.load(tmp_path / "exported")
     for num in (5, 2):
         # Batches are solved with steps of their own, at a tolerance of 1e-3 of a few units.
         served = exported.serve(

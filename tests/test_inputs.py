@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from all_gradients import ALL_GRADIENTS
 from modes import MODES, in_mode, pairs
+from round_trip import saved_and_exported
 from scipy.integrate import solve_ivp
 from scipy.interpolate import CubicHermiteSpline
 
@@ -111,11 +112,8 @@ def test_a_model_with_a_nest_as_context_trains(options):
 def test_a_model_with_context_is_saved_and_exported(tmp_path):
     model, inputs = model_of_nest(), data_of_nest(6)
     expected = model.predict(inputs, verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded, exported = saved_and_exported(model, tmp_path)
     np.testing.assert_array_equal(loaded.predict(inputs, verbose=0), expected)
-    model.export(tmp_path / "exported", verbose=False)
-    exported = tf.saved_model.load(tmp_path / "exported")
     served = exported.serve([tf.constant(x) for x in inputs])
     np.testing.assert_allclose(served, expected, atol=1e-6)
 

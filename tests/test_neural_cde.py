@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from modes import MODES, in_mode, pairs
+from round_trip import saved_and_exported
 from scipy.integrate import solve_ivp
 from scipy.interpolate import CubicHermiteSpline
 from scipy.linalg import expm
@@ -180,11 +181,8 @@ def test_it_trains_is_saved_and_exported(options, tmp_path):
     losses = trained.fit(x, y, epochs=15, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0]
     expected = trained.predict(x, verbose=0)
-    trained.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded, exported = saved_and_exported(trained, tmp_path)
     np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
-    trained.export(tmp_path / "exported", verbose=False)
-    exported = tf.saved_model.load(tmp_path / "exported")
     # Rounding, which is another without XLA, can change the steps, of a tolerance of 1e-3.
     np.testing.assert_allclose(exported.serve(x), expected, rtol=1e-2, atol=1e-2)
 
@@ -213,3 +211,24 @@ def test_arguments_that_do_not_fit_are_errors():
         NeuralCDE(lambda y: y, 2)
     with pytest.raises(ValueError, match="with a known number of channels"):
         NeuralCDE(keras.layers.Dense(4), 2)(np.ones((1, 3), "float32"))
+
+
+def test_all_weights_are_there_once_it_is_built():
+    layer = model().layers[0]
+    assert len(layer.weights) == 6  # of two layers of the field, and of the one for the start
+    again = NeuralCDE.from_config(layer.get_config())
+    again.build((None, 10, 2))
+    assert [w.shape for w in again.weights] == [w.shape for w in layer.weights]
+
+
+def test_states_are_held_in_32_bits_under_a_mixed_policy():
+    """Times of some thousands, which 16 bits round to units."""
+    series = np.ones((2, 4, 2)).cumsum(axis=1).astype("float32")
+    times = np.array([0.0, 1000.25, 1000.5, 2049.75], "float32")
+    field = lambda: Linear(1e-3 * MATRICES)
+    mixed = NeuralCDE(field(), 2, "linear", dtype="mixed_float16")
+    plain = NeuralCDE(field(), 2, "linear")
+    y0 = np.ones((2, 2), "float32")
+    found = mixed(series, times, y0=y0)
+    assert found.dtype == "float32"
+    np.testing.assert_allclose(found, plain(series, times, y0=y0), rtol=1e-5)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from modes import MODES, in_mode
+from round_trip import saved_and_exported
 from scipy.integrate import solve_ivp
 
 from tf_neuralode import fields, gradients, solvers
@@ -338,11 +339,8 @@ def test_a_model_is_saved_loaded_and_exported(tmp_path):
     model = model_around(layer)
     x, times = (array.astype("float32") for array in series())
     expected = model([x, times])
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded, served = saved_and_exported(model, tmp_path)
     np.testing.assert_array_equal(loaded([x, times]), expected)
-    model.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(tmp_path / "exported")
     # Neither the batch nor the number of observations is fixed.
     for inputs in ([x, times], [x[:1, :2], times[:1, :2]]):
         found = served.serve([tf.constant(array) for array in inputs])

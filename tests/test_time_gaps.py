@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from modes import MODES, in_mode
+from round_trip import saved_and_exported
 
 from tf_neuralode.layers import TimeGaps
 
@@ -109,15 +110,12 @@ def test_a_model_in_front_of_an_rnn_is_trained_saved_loaded_and_exported(tmp_pat
     times = 1_700_000_000 + np.cumsum(rng.integers(0, 4, (6, 5)), axis=1)
     losses = model.fit([x, times], np.ones((6, 3)), 4, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded, served = saved_and_exported(model, tmp_path)
     np.testing.assert_array_equal(loaded([x, times]), model([x, times]))
     # Neither the padding's times nor where time begins make a difference.
     others = times - 10**6
     others[:3, 3:] = 0
     np.testing.assert_array_equal(loaded([x, others]), model([x, times]))
-    model.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(tmp_path / "exported")
     inputs = [tf.constant(x[:2, :4]), tf.constant(times[:2, :4])]
     np.testing.assert_allclose(served.serve(inputs), model(inputs), atol=1e-6)
 

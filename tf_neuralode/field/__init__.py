@@ -7,6 +7,7 @@ from tf_neuralode.field.field import (
     Field,
     FlatFn,
     dense_gradients,
+    first_behind,
     solve_dtype,
     zeros_for,
 )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_neuralode.tensors import State
+from tf_neuralode.tensors import State, spacing
 
 
 class Clock:
@@ -89,7 +89,7 @@ class Clock:
         """The user's `time`, moved by a rounding error if it is an end of an interval."""
         ends = [self.time(elapsed) for elapsed in within]
         lower, upper = tf.reduce_min(ends, axis=0), tf.reduce_max(ends, axis=0)
-        return tf.clip_by_value(time, lower + _spacing(lower), upper - _spacing(upper))
+        return tf.clip_by_value(time, lower + spacing(lower), upper - spacing(upper))
 
     def signed(self, x: tf.Tensor) -> tf.Tensor:
         """`x` in the user's direction, of elapsed time; and back."""
@@ -136,13 +136,6 @@ class Clock:
         else:
             difference = time.astype(np.float64) - np.float64(self._origin)
         return difference.astype(self._dtype.as_numpy_dtype)
-
-
-def _spacing(t: tf.Tensor) -> tf.Tensor:
-    """To the next number, about; a normal one, as denormal ones are flushed."""
-    limits = np.finfo(t.dtype.as_numpy_dtype)
-    eps, tiny = (tf.constant(x, t.dtype) for x in (limits.eps, limits.tiny))
-    return tf.maximum(tf.abs(t) * eps, tiny)
 
 
 def _direction(origin: Any, last: Any) -> Any:

@@ -67,16 +67,12 @@ class Field:
         return tf.reduce_any(tf.equal(self.jumps, t))
 
     def next_jump(self, t: tf.Tensor) -> tf.Tensor:
-        """The first one behind `t`; if there is none, a time that none comes near."""
-        never = tf.constant(t.dtype.max, t.dtype)
-        jumps = self.jumps
-        return tf.reduce_min(tf.concat([tf.where(jumps > t, jumps, never), [never]], axis=0))
+        """The first one behind `t`, see `first_behind`."""
+        return first_behind(self.jumps, t)
 
     def last_jump(self, t: tf.Tensor) -> tf.Tensor:
         """The last one before `t`, likewise."""
-        never = tf.constant(t.dtype.min, t.dtype)
-        jumps = self.jumps
-        return tf.reduce_max(tf.concat([tf.where(jumps < t, jumps, never), [never]], axis=0))
+        return -first_behind(-self.jumps, -t)
 
     def on(self, t: tf.Tensor, t_next: tf.Tensor) -> Field:
         """The field on a step, which may begin or end at a jump."""
@@ -153,6 +149,12 @@ class Field:
             return gradients[:split], [tf.cast(g, solve_dtype(g.dtype)) for g in gradients[split:]]
 
         return slope, pullback
+
+
+def first_behind(times: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+    """The first of `times` behind `t`; if there is none, a time that no solve comes near."""
+    never = tf.constant(t.dtype.max, t.dtype)
+    return tf.minimum(tf.reduce_min(tf.where(times > t, times, never)), never)
 
 
 def zeros_for(sources: Sequence[tf.Tensor | tf.Variable]) -> State:

@@ -164,12 +164,10 @@ def output_times(
     is_finite = tf.math.is_finite if tf.is_tensor(times) else np.isfinite
     monotone = all_of(steps >= 0) & all_of(is_finite(elapsed))
     message = "Argument t must be finite, and increasing or decreasing from the first on. Sort t."
-    times = checked(times, monotone, message, received, times)
     num = tf.size(times) - 1 if tf.is_tensor(times) else times.size - 1
     resolved = is_resolved(elapsed[-1], num, origin, own)
-    times = checked(times, resolved, unresolved("Argument t", own), received, times)
-    valid = monotone & resolved
-    return times, clock, None if tf.get_static_value(valid) is not None else valid
+    times, valid = _checked_times(times, monotone, message, resolved, received)
+    return times, clock, valid
 
 
 def _times_of_samples(
@@ -192,13 +190,22 @@ def _times_of_samples(
         "Argument t must be finite, and increasing or decreasing from the first on, for each "
         "sample. Sort each column of t."
     )
-    times = checked(times, monotone, message, received, times)
     total = tf.reduce_sum(tf.abs(clock.lengths))
     origin = tf.reduce_sum(tf.abs(tf.cast(tf.zeros([]) if are_elapsed else times[0], dtype)))
     resolved = is_resolved(total, tf.shape(times)[0] - 1, origin, own)
+    times, valid = _checked_times(times, monotone, message, resolved, received)
+    return times, clock, valid
+
+
+def _checked_times(
+    times: Any, monotone: Any, message: str, resolved: Any, received: Callable[[], str]
+) -> tuple[Any, tf.Tensor | None]:
+    """`times`, once they are sure to be good, and whether they are, as of `output_times`."""
+    own = tf.as_dtype(times.dtype)
+    times = checked(times, monotone, message, received, times)
     times = checked(times, resolved, unresolved("Argument t", own), received, times)
     valid = monotone & resolved
-    return times, clock, None if tf.get_static_value(valid) is not None else valid
+    return times, None if tf.get_static_value(valid) is not None else valid
 
 
 def unresolved(what: str, dtype: tf.DType) -> str:

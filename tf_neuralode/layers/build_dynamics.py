@@ -9,8 +9,7 @@ import keras
 
 from tf_neuralode.layers.dynamics import Dynamics
 from tf_neuralode.layers.function_dynamics import FunctionDynamics
-
-_LOW_PRECISION = ("float16", "bfloat16")
+from tf_neuralode.layers.keras_layer import LOW_PRECISION
 
 
 def as_layer(
@@ -76,7 +75,7 @@ def build(dynamics: Dynamics, state_shape: tuple, state_dtype: str) -> None:
             "Argument dynamics must return the shape of its state input. "
             f"Received: state of shape {tuple(state_shape)}, output of shape {tuple(output.shape)}"
         )
-    if output.dtype not in (state_dtype, *_LOW_PRECISION):
+    if output.dtype not in (state_dtype, *LOW_PRECISION):
         raise ValueError(
             "Argument dynamics must return the dtype of its state input (or a lower precision). "
             f"Received: state of dtype {state_dtype}, output of dtype {output.dtype}. "
@@ -134,7 +133,7 @@ def _check_nothing_rounds(layer: keras.layers.Layer) -> None:
     """
     for part in layer._flatten_layers():
         inputs = [x for x in _inputs(part) if x.dtype == "float32"]
-        if inputs and not all(x.dtype in _LOW_PRECISION for x in part.outputs):
+        if inputs and not all(x.dtype in LOW_PRECISION for x in part.outputs):
             raise ValueError(
                 "Argument dynamics must keep the state's dtype, float64, but in it model "
                 f"{part.name!r} rounds its input to float32, the dtype of its keras.Input. Give "

@@ -13,7 +13,7 @@ from tf_neuralode.layers.samples import GoodSamples
 # `fit` rounds float64 arrays to float32, and a functional model makes float64 of them again. From
 # here on float32 has multiples of 16 only. Times as people take them (seconds, minutes, hours) have
 # such a factor only if they are far enough apart to be resolved in float32 all the same.
-_FAR = 2.0**27
+FAR = 2.0**27
 
 
 class CallTimes(NamedTuple):
@@ -148,7 +148,7 @@ def call_times(
     valid = tf.ones_like(elapsed, tf.bool) if mask is None else tf.transpose(mask)
     num = tf.math.count_nonzero(valid & in_order, dtype=tf.int32)
     resolved = _resolved(last, num, origin, own)
-    if of_each and t0 is None and own == tf.float64 and abs(origin) >= _FAR:
+    if of_each and t0 is None and own == tf.float64 and abs(origin) >= FAR:
         own = tf.float32
         resolved = ~_went_through_float32(times) | _resolved(last, num, origin, own)
     knots = checked(knots, resolved, unresolved("Argument times", own), received, times)

@@ -26,14 +26,15 @@ class CalledLayer(ReadOnly, keras.layers.Layer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
             # Keras hands `build` the shapes alone.
-            context, control = kwargs.get("context"), kwargs.get("control")
-            y0 = args[0] if args else kwargs.get("y0")
-            check_inputs(self.name, self.control, y0, _inputs(context, control))
-            self._further = self._specs(context, control)
+            inputs = _inputs(kwargs.get("context"), kwargs.get("control"))
+            check_inputs(self.name, self.control, args[0] if args else kwargs.get("y0"), inputs)
+            self._further = specs_of(inputs, self.compute_dtype)
         return super().__call__(*args, **kwargs)
 
-    def _specs(self, context: Any, control: Any) -> tuple[Any, ...]:
-        return specs_of(_inputs(context, control), self.compute_dtype)
+    def build_for(self, input_shape: Any, inputs: Inputs) -> None:
+        """Builds the layer for states of this shape and for inputs like these, `KerasTensor`s."""
+        self._further = specs_of(inputs, self.compute_dtype)
+        self.build(input_shape)
 
     def get_build_config(self) -> dict[str, Any] | None:
         # Keras asks for this where it saves a layer, and nobody else does.
@@ -65,7 +66,7 @@ class CalledLayer(ReadOnly, keras.layers.Layer):
         check_inputs(self.name, self.control, y0, inputs)
         check_t0(self.name, y0, t0)
         if self.built:
-            check_like(self.name, self._further, self._specs(context, control))
+            check_like(self.name, self._further, specs_of(inputs, self.compute_dtype))
         return inputs, t0
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

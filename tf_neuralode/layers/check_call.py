@@ -9,6 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 
+def same_shapes(a: tuple, b: tuple) -> bool:
+    """Whether two shapes, with `None` for what isn't known, can be the same."""
+    pairs = zip(a, b, strict=False)
+    return len(a) == len(b) and all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
 def check_shapes(times: tuple, mask: tuple | None) -> None:
     """Raises ValueError unless the shapes of the arguments `times` and `mask` fit."""
     if len(times) not in (1, 2) or times[-1] == 0:
@@ -18,8 +24,7 @@ def check_shapes(times: tuple, mask: tuple | None) -> None:
         )
     if mask is None:
         return
-    pairs = zip(reversed(mask), reversed(times), strict=False)
-    if len(mask) != 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+    if len(mask) != 2 or not same_shapes(mask[-len(times) :], times):
         raise ValueError(
             "Argument mask must have the shape (batch, num_times). "
             f"Received: mask of shape {mask}, times of shape {times}"
@@ -66,12 +71,11 @@ def check_call(name: str, y0, times, mask, t_eval) -> None:
             f"Layer {name!r} (NeuralODE) has t_eval, so it can't be called with times. Use one of "
             f"the two. Received: t_eval={t_eval}, times={times}"
         )
-    if len(times.shape) == 2 and None not in (batches := (y0.shape[0], times.shape[0])):
-        if batches[0] != batches[1]:
-            raise ValueError(
-                "Argument times must have a row for each sample, (batch, num_times). Received: "
-                f"times of shape {tuple(times.shape)}, y0 of shape {tuple(y0.shape)}"
-            )
+    if len(times.shape) == 2 and not same_shapes(tuple(times.shape)[:1], tuple(y0.shape)[:1]):
+        raise ValueError(
+            "Argument times must have a row for each sample, (batch, num_times). Received: "
+            f"times of shape {tuple(times.shape)}, y0 of shape {tuple(y0.shape)}"
+        )
 
 
 def check_state_mask(name: str, y0, y0_mask) -> None:
@@ -79,10 +83,7 @@ def check_state_mask(name: str, y0, y0_mask) -> None:
     if y0_mask is None:
         return
     mask, state = tuple(y0_mask.shape), tuple(y0.shape)
-    pairs = zip(mask, state, strict=False)
-    if not 1 <= len(mask) <= len(state) or any(
-        None not in pair and pair[0] != pair[1] for pair in pairs
-    ):
+    if not (mask and same_shapes(mask, state[: len(mask)])):
         raise ValueError(
             f"The mask of the state of layer {name!r} (NeuralODE) must have the state's first "
             "axes, for example (batch, steps) for (batch, steps, features). "
@@ -97,8 +98,8 @@ def check_t0(name: str, y0: Any, t0: Any) -> None:
     dtype = keras.backend.standardize_dtype(t0.dtype)
     if not (keras.backend.is_float_dtype(dtype) or keras.backend.is_int_dtype(dtype)):
         raise TypeError(f"Argument t0 must hold numbers. Received: dtype {dtype}")
-    shape, batch = tuple(t0.shape), y0.shape[0]
-    if len(shape) > 1 or (len(shape) == 1 and None not in (shape[0], batch) and shape[0] != batch):
+    shape = tuple(t0.shape)
+    if shape and not same_shapes(shape, tuple(y0.shape)[:1]):
         raise ValueError(
             f"Argument t0 of layer {name!r} (NeuralODE) must be a number, or (batch,), one for "
             f"each sample. Received: t0 of shape {shape}, y0 of shape {tuple(y0.shape)}"

@@ -8,11 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.field import EPSILON, checked, unresolved
-from tf_neuralode.layers.call_times import fill_masked
+from tf_neuralode.layers.call_times import FAR, fill_masked
 from tf_neuralode.tensors import or_nan
 
-# From here on float32 has multiples of 16 only, see `call_times`.
-_FAR = 2.0**27
 # So many gaps say whether times are resolved.
 _MANY = 8
 
@@ -81,7 +79,7 @@ def _resolved(times: tf.Tensor, gaps: tf.Tensor, counts: tf.Tensor, own: tf.DTyp
     if own != tf.float64:
         return few | _resolved_by(own, times, gaps, counts)
     # float64 that went through float32, as `fit` sends arrays.
-    rounded = tf.equal(tf.cast(tf.cast(times, tf.float32), own), times) & (times >= _FAR)
+    rounded = tf.equal(tf.cast(tf.cast(times, tf.float32), own), times) & (times >= FAR)
     fine = few | tf.reduce_any(counts & ~rounded)
     return fine | _resolved_by(tf.float32, times, gaps, counts)
 

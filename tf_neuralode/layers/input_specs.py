@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_neuralode.layers.inputs import Inputs, same_shapes
+from tf_neuralode.layers.check_call import same_shapes
+from tf_neuralode.layers.inputs import Inputs
 
 
 def specs_of(inputs: Inputs, dtype: str) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ They are parameters of the field: in no state, and in no error norm.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ import keras
 import tensorflow as tf
 
 from tf_neuralode import controls
-from tf_neuralode.field import Clock, as_constant, checked
+from tf_neuralode.field import Clock, as_constant, checked, first_behind
 from tf_neuralode.layers.call_times import CallTimes
+from tf_neuralode.layers.check_call import same_shapes
 from tf_neuralode.layers.samples import GoodSamples
 
 KINDS = {
@@ -89,12 +91,6 @@ def _check_control(name: str, control: Any, state: tuple) -> None:
         )
 
 
-def same_shapes(a: tuple, b: tuple) -> bool:
-    """Whether two shapes, with `None` for what isn't known, can be the same."""
-    pairs = zip(a, b, strict=False)
-    return len(a) == len(b) and all(None in pair or pair[0] == pair[1] for pair in pairs)
-
-
 class Breaks(NamedTuple):
     """Times elapsed at which a field is not smooth, `(num,)`; `None` if there are none.
 
@@ -108,9 +104,8 @@ class Breaks(NamedTuple):
 
     def limit(self, t: tf.Tensor) -> tf.Tensor:
         """The first kink behind `t`, or a time that no solve comes to."""
-        never = tf.constant(t.dtype.max, t.dtype)
         assert self.kinks is not None
-        return tf.reduce_min(tf.where(self.kinks > t, tf.stop_gradient(self.kinks), never))
+        return first_behind(tf.stop_gradient(self.kinks), t)
 
 
 class SolveInputs:
@@ -174,10 +169,11 @@ class SolveInputs:
 
     def without_bad(self, samples: GoodSamples) -> SolveInputs:
         """The same with the stand-ins for bad samples."""
-        self._context = tf.nest.map_structure(samples.without_bad, self._context)
+        given = copy.copy(self)
+        given._context = tf.nest.map_structure(samples.without_bad, self._context)
         if self._control is not None:
-            self._control = self._control.map_samples(samples.without_bad)
-        return self
+            given._control = self._control.map_samples(samples.without_bad)
+        return given
 
     def breaks(self, times: CallTimes, solver: Any, wanted: bool) -> Breaks:
         """Where steps are to end, as the control has a kink or a jump there.

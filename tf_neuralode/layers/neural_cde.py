@@ -12,6 +12,8 @@ import tensorflow as tf
 from tf_neuralode.controls.missing import last_in_gaps, linear_in_gaps, observed
 from tf_neuralode.layers.call_times import fill_masked
 from tf_neuralode.layers.driven import DrivenODE, TimesRate
+from tf_neuralode.layers.inputs import Inputs
+from tf_neuralode.layers.keras_layer import deserialized, init_keras
 from tf_neuralode.read_only import ReadOnly
 from tf_neuralode.solvers import checks
 
@@ -91,7 +93,7 @@ class NeuralCDE(ReadOnly, keras.layers.Layer):
         jit_compile: bool | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)
+        init_keras(self, super().__init__, kwargs)
         if not isinstance(dynamics, keras.layers.Layer):
             raise TypeError(f"Argument dynamics must be a Keras layer. Received: {dynamics!r}")
         if control not in _PATHS:
@@ -121,7 +123,11 @@ class NeuralCDE(ReadOnly, keras.layers.Layer):
                 f"The input of layer {self.name!r} (NeuralCDE) must be (batch, num_times, "
                 f"channels), with a known number of channels. Received: shape {tuple(input_shape)}"
             )
-        self._initial.build((None, input_shape[-1] + self.time_channel))
+        channels = input_shape[-1] + self.time_channel
+        self._initial.build((None, channels))
+        of_path = [keras.KerasTensor(shape) for shape in ((None,), (None, None, channels))]
+        self._ode.build_for((None, self.units), Inputs(control=of_path))
+        self.built = True
 
     def call(
         self,
@@ -201,11 +207,7 @@ class NeuralCDE(ReadOnly, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> NeuralCDE:
-        config = dict(config)
-        for name in ("dynamics", "solver", "gradient"):
-            if isinstance(config.get(name), dict | list):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        return cls(**deserialized(config, ("dynamics", "solver", "gradient")))
 
 
 def _rectilinear(path: tf.Tensor, time_channel: bool) -> tf.Tensor:

@@ -17,6 +17,7 @@ from tf_neuralode.layers.auto_compile import Choice, explanation
 from tf_neuralode.layers.check_settings import check_settings
 from tf_neuralode.layers.compiled import Compiled, OncePerTrace
 from tf_neuralode.layers.eager_solves import EagerSolves
+from tf_neuralode.layers.keras_layer import deserialized, init_keras
 from tf_neuralode.layers.solving_layer import SolvingLayer
 from tf_neuralode.solvers.checks import plain
 from tf_neuralode.solvers.stock import adapted
@@ -172,7 +173,7 @@ class NeuralODE(SolvingLayer):
         control: Literal["linear", "hermite", "previous"] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._init_keras(kwargs)
+        init_keras(self, super().__init__, kwargs)
         self.dynamics = build_dynamics.as_layer(
             dynamics, time_dependent, control is not None, self.dtype_policy
         )
@@ -239,8 +240,5 @@ class NeuralODE(SolvingLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> NeuralODE:
-        config = dict(config)
-        for name in ("dynamics", "solver", "gradient", "regularizer"):
-            if isinstance(config.get(name), dict | list):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        objects = ("dynamics", "solver", "gradient", "regularizer")
+        return cls(**deserialized(config, objects))

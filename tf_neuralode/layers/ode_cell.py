@@ -10,12 +10,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_neuralode import gradients
+from tf_neuralode.layers.keras_layer import LOW_PRECISION, deserialized, init_keras
 from tf_neuralode.layers.neural_ode import NeuralODE
 from tf_neuralode.read_only import ReadOnly
-from tf_neuralode.solvers.spelling import did_you_mean
 
 Shape = tuple[int | None, ...]
-_LOW_PRECISION = ("float16", "bfloat16")
 
 # Keras' RNN draws the dropout of cells of this class once, in front of its loop over the steps, and
 # forgets it behind. It exports the class in its cells' bases only.
@@ -23,6 +22,7 @@ _DropoutRNNCell: Any = next(
     (cls for cls in keras.layers.GRUCell.__mro__ if cls.__name__ == "DropoutRNNCell"), object
 )
 
+OBJECTS = ("dynamics", "cell", "solver", "gradient")  # in a config
 # What a cell hands to its NeuralODE.
 SETTINGS = ("solver", "gradient", "rtol", "atol", "norm", "on_failure")
 
@@ -127,7 +127,7 @@ class ODECell(ReadOnly, keras.layers.Layer, _DropoutRNNCell):
                 f"The input of layer {self.name!r} (ODECell) must hold features and, as the last "
                 f"of them, the gap, (batch, features + 1). Received: input of shape {input_shape}"
             )
-        if self.cell.compute_dtype not in (self.compute_dtype, *_LOW_PRECISION):
+        if self.cell.compute_dtype not in (self.compute_dtype, *LOW_PRECISION):
             raise ValueError(
                 f"Argument cell must have the dtype of layer {self.name!r} (ODECell), or a lower "
                 f"precision. Give both the same dtype. Received: cell of dtype "
@@ -188,34 +188,7 @@ class ODECell(ReadOnly, keras.layers.Layer, _DropoutRNNCell):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ODECell:
-        return cls(**deserialized(config))
-
-
-def init_keras(layer: Any, init: Callable[..., None], arguments: dict[str, Any]) -> None:
-    """Calls Keras' constructor, as that of `NeuralODE` does: states are held in 32 bits or more.
-
-    Args:
-      layer: With its `read_only` names, one of which may be what a keyword was meant to be.
-      init: `super().__init__`.
-      arguments: Its keywords.
-    """
-    try:
-        # Keras would round float64 times to the layer's dtype in front of `call`.
-        init(autocast=False, **arguments)
-    except ValueError as error:
-        raise ValueError(f"{error}{did_you_mean(arguments, layer.read_only)}") from error
-    if layer.compute_dtype in _LOW_PRECISION:
-        layer.dtype_policy = keras.DTypePolicy("float32")
-
-
-def deserialized(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with objects for the dictionaries that stand for them."""
-    objects = {
-        name: keras.saving.deserialize_keras_object(config[name])
-        for name in ("dynamics", "cell", "solver", "gradient")
-        if isinstance(config.get(name), dict)
-    }
-    return {**config, **objects}
+        return cls(**deserialized(config, OBJECTS))
 
 
 def state_sizes(cell: keras.layers.Layer) -> list[int]:

@@ -11,9 +11,10 @@ import tensorflow_probability as tfp
 
 from tf_neuralode import gradients
 from tf_neuralode.field import checked
-from tf_neuralode.layers.check_call import as_tensor_like, check_shapes
+from tf_neuralode.layers.check_call import as_tensor_like, check_shapes, same_shapes
 from tf_neuralode.layers.gaps import gaps_between
-from tf_neuralode.layers.ode_cell import SETTINGS, ODECell, deserialized, init_keras, state_sizes
+from tf_neuralode.layers.keras_layer import deserialized, init_keras
+from tf_neuralode.layers.ode_cell import OBJECTS, SETTINGS, ODECell, state_sizes
 from tf_neuralode.read_only import ReadOnly
 
 
@@ -161,12 +162,12 @@ class ODERNN(ReadOnly, keras.layers.Layer):
         shape = tuple(inputs.shape)
         _check_inputs(self.name, shape)
         check_shapes(tuple(times.shape), None if mask is None else tuple(mask.shape))
-        if not _fit(tuple(times.shape), shape[:2][-len(times.shape) :]):
+        if not same_shapes(tuple(times.shape), shape[:2][-len(times.shape) :]):
             raise ValueError(
                 "Argument times must hold a time for each of inputs. Received: times of shape "
                 f"{tuple(times.shape)}, inputs of shape {shape}"
             )
-        if t0 is not None and not (len(t0.shape) == 0 or _fit(tuple(t0.shape), shape[:1])):
+        if t0 is not None and not (len(t0.shape) == 0 or same_shapes(tuple(t0.shape), shape[:1])):
             raise ValueError(
                 "Argument t0 must be one time, or one for each sample, (batch,). Received: t0 of "
                 f"shape {tuple(t0.shape)}, inputs of shape {shape}"
@@ -175,7 +176,7 @@ class ODERNN(ReadOnly, keras.layers.Layer):
             states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
             received = [tuple(state.shape) for state in states]
             wanted = [(shape[0], size) for size in state_sizes(self.cell)]
-            if len(received) != len(wanted) or not all(map(_fit, received, wanted)):
+            if len(received) != len(wanted) or not all(map(same_shapes, received, wanted)):
                 raise ValueError(
                     f"Argument initial_state must hold the states of cell, of shapes {wanted}. "
                     f"Received: initial_state of shapes {received}"
@@ -217,7 +218,7 @@ class ODERNN(ReadOnly, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ODERNN:
-        return cls(**deserialized(config))
+        return cls(**deserialized(config, OBJECTS))
 
 
 def _check_inputs(name: str, shape: tuple) -> None:
@@ -226,9 +227,3 @@ def _check_inputs(name: str, shape: tuple) -> None:
             f"The input of layer {name!r} (ODERNN) must have the shape (batch, num_times, "
             f"features), with a known number of features. Received: input of shape {shape}"
         )
-
-
-def _fit(shape: tuple, wanted: tuple) -> bool:
-    """Whether two shapes can be the same."""
-    pairs = zip(shape, wanted, strict=False)
-    return len(shape) == len(wanted) and all(None in pair or pair[0] == pair[1] for pair in pairs)

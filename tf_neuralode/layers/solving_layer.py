@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_neuralode import regularizers
@@ -13,7 +12,7 @@ from tf_neuralode.field import check_distinct, precision
 from tf_neuralode.layers import build_dynamics
 from tf_neuralode.layers.backward_count import counter_into
 from tf_neuralode.layers.batch import BatchSolution, Settings, solve_batch
-from tf_neuralode.layers.call_times import CallTimes, call_times, times_from
+from tf_neuralode.layers.call_times import CallTimes, call_times, direction_of, times_from
 from tf_neuralode.layers.called_layer import CalledLayer
 from tf_neuralode.layers.choose_solve import chosen_solve, may_be_wanted
 from tf_neuralode.layers.dynamics import Dynamics
@@ -21,7 +20,6 @@ from tf_neuralode.layers.failure import check_success
 from tf_neuralode.layers.inputs import Inputs
 from tf_neuralode.layers.many_traces import warn_of_traces
 from tf_neuralode.layers.probe import probe_writes
-from tf_neuralode.solvers.spelling import did_you_mean
 from tf_neuralode.stepping import Diagnostics
 from tf_neuralode.tensors import Tensors, may_be_recorded
 
@@ -30,16 +28,6 @@ class SolvingLayer(CalledLayer):
     """Base of the layers around a solve; their settings are set by their constructors."""
 
     _of_rate = False  # whether the dynamics gets the derivative of a control
-
-    def _init_keras(self, arguments: dict[str, Any]) -> None:
-        # Keras would round float64 times to the layer's dtype in front of `call`.
-        try:
-            super().__init__(autocast=False, **arguments)
-        except ValueError as error:  # a keyword that Keras doesn't know, either
-            raise ValueError(f"{error}{did_you_mean(arguments, self.read_only)}") from error
-        # Under a mixed policy the dynamics computes in 16 bits, the state is held in 32.
-        if self.compute_dtype in ("float16", "bfloat16"):
-            self.dtype_policy = keras.DTypePolicy("float32")
 
     def _make_stats(self) -> None:
         self._nfe = keras.metrics.Mean(name="nfe")
@@ -161,7 +149,7 @@ class SolvingLayer(CalledLayer):
 
     def _fixed_times(self, dtype: tf.DType) -> CallTimes:
         """Those of `t_eval` or `t_span`."""
-        direction = float(np.sign(self.t_span[1] - self.t_span[0]))
+        direction = direction_of(self.t_span)
         elapsed = direction * (self._knots - self._knots[0])
         last = self.t_span[1] if self.t_eval is None else self.t_eval[-1]
         return CallTimes(elapsed.astype(dtype.as_numpy_dtype), self.t_span[0], direction, last)

@@ -20,7 +20,7 @@ from tf_neuralode.stepping.first_step import (
     first_step_size,
 )
 from tf_neuralode.stepping.types import Conditions, Point
-from tf_neuralode.tensors import all_finite, asserting, or_nan
+from tf_neuralode.tensors import all_finite, asserting, or_nan, spacing
 
 # The error of a step that happens to be zero must not become an infinite step; the bounds of the
 # factor cut in long before this.
@@ -215,6 +215,5 @@ def _epsilon(t: tf.Tensor) -> tf.Tensor:
 
 
 def _smallest_step(t: tf.Tensor) -> tf.Tensor:
-    """The shortest step that moves t for sure; a normal number, as denormal ones are flushed."""
-    tiny = tf.constant(np.finfo(t.dtype.as_numpy_dtype).tiny, t.dtype)
-    return tf.maximum(4 * _epsilon(t) * tf.abs(t), tiny)
+    """The shortest step that moves t for sure."""
+    return spacing(t, 4.0)

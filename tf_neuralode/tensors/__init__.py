@@ -12,6 +12,7 @@ from tf_neuralode.tensors.algebra import (
     in_rows,
     keep,
     scale,
+    spacing,
     weighted_sum,
     zeros_like,
 )

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_neuralode.tensors.xla import inside_xla
@@ -55,6 +56,13 @@ def _repeated(clock: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     num = size // tf.maximum(shape[-1], 1)
     repeated = tf.broadcast_to(clock[..., tf.newaxis], tf.concat([shape, [num]], axis=0))
     return tf.reshape(repeated, tf.concat([shape[:-1], [size]], axis=0))
+
+
+def spacing(t: tf.Tensor, num: float = 1.0) -> tf.Tensor:
+    """Of the numbers near `t`, about, times `num`; a normal one, as denormal ones are flushed."""
+    limits = np.finfo(t.dtype.as_numpy_dtype)
+    eps, tiny = (tf.constant(x, t.dtype) for x in (num * limits.eps, limits.tiny))
+    return tf.maximum(eps * tf.abs(t), tiny)
 
 
 def in_rows(x: tf.Tensor, num: tf.Tensor) -> tf.Tensor:
