@@ -156,3 +156,38 @@ def test_backward_tolerances_are_their_own():
         for tolerance in (1e-3, 1e-9)
     ]
     assert counts[1] > 2 * counts[0]
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize(
+    "cls", [gradients.Adjoint, gradients.InterpolatingAdjoint, gradients.GaussAdjoint]
+)
+def test_one_backward_tolerance_of_each_component_is_enough(cls, name):
+    y0 = tf.constant([1.0, -0.5], tf.float64)
+    gradient = cls(**{name: np.array([1e-9, 1e-10])})
+    with tf.GradientTape() as tape:
+        tape.watch(y0)
+        results = odeint(
+            lambda t, y: -y * y, y0, [0.0, 1.0], rtol=1e-9, atol=1e-9, gradient=gradient
+        )
+        loss = tf.reduce_sum(results.states[-1])
+    # y(1) = y0 / (1 + y0), whose derivative is 1 / (1 + y0)^2.
+    expected = 1 / (1 + y0.numpy()) ** 2
+    np.testing.assert_allclose(tape.gradient(loss, y0), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", ALL_GRADIENTS)
+def test_a_short_eager_solve_bounds_no_steps_of_its_backward_pass(gradient):
+    # The first eager call of a key may take 128 evaluations as it comes: 21 steps. One of these
+    # forward solves takes fewer, while the adjoint's own takes more.
+    y0 = tf.constant([1.0], tf.float64)
+    for tolerance in np.geomspace(1e-8, 1e-10, 9):
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            results = odeint(
+                lambda t, y: -y * y, y0, [0.0, 1.0], rtol=tolerance, atol=tolerance,
+                gradient=gradient,
+            )  # fmt: skip
+            loss = tf.reduce_sum(results.states[-1])
+        # y(1) = y0 / (1 + y0); the error of its derivative is some hundred tolerances at most.
+        np.testing.assert_allclose(tape.gradient(loss, y0), [0.25], atol=300 * tolerance)

@@ -46,7 +46,7 @@ class Adjoint(BackwardTolerances, Gradient):
     has_gradients_of_jumps = False
 
     def check_solver(self, solver: Any) -> None:
-        if (self._rtol, self._atol) == (None, None):
+        if self._rtol is None and self._atol is None:
             return
         solver.check_ours(
             "Arguments rtol and atol of gradients.Adjoint need a solver of "
@@ -123,8 +123,9 @@ class Adjoint(BackwardTolerances, Gradient):
             return already_solved(given, solve, given)
         span = times[-1] - times[0]
         if given is None:
-            # TFP goes backwards in its own time, in which jumps of the field are elsewhere.
-            conditions = problem.conditions.but(limit=None)
+            # TFP goes backwards in its own time, in which jumps of the field are elsewhere. How
+            # many steps the forward solve was given says nothing of this one.
+            conditions = problem.conditions.but(limit=None, further_steps=0)
             conditions = self.backward(solver, conditions).part_of(span)
             conditions = conditions.with_seminorm(num_parts=2)
         else:

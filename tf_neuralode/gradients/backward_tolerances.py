@@ -22,7 +22,7 @@ class BackwardTolerances:
 
     def backward(self, solver: RungeKutta, conditions: Conditions) -> Conditions:
         """`conditions` of a solve with `solver`, for the backward solve."""
-        if (self._rtol, self._atol) == (None, None):
+        if self._rtol is None and self._atol is None:
             return conditions
         if not solver.is_adaptive:
             raise ValueError(
