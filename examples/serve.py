@@ -4,6 +4,8 @@ The process needs TensorFlow, Flask and waitress, but neither Keras nor tf_neura
 
     python examples/mnist.py --save digits && python examples/serve.py digits
     curl -d '{"instances": [[0.5, -1.0]]}' localhost:8501/v1/models/circle:predict
+
+A model of several inputs takes an object for each instance: `{"y0": [0.5], "context": [2.0]}`.
 """
 
 import argparse
@@ -20,21 +22,32 @@ import waitress
 def make_app(path):
     """A WSGI application that predicts with the SavedModel at `path`, under the folder's name."""
     model = tf.saved_model.load(path)
-    ((argument, spec),) = _signature(model).structured_input_signature[1].items()
+    specs = _signature(model).structured_input_signature[1]
     app = flask.Flask(__name__)
 
     @app.post(f"/v1/models/{Path(path).resolve().name}:predict")
     def predict():
         try:
-            instances = tf.constant(flask.request.get_json(force=True)["instances"], spec.dtype)
-            spec.shape.assert_is_compatible_with(instances.shape)
-            (predictions,) = _signature(model)(**{argument: instances}).values()
+            instances = flask.request.get_json(force=True)["instances"]
+            (predictions,) = _signature(model)(**_batch(instances, specs)).values()
             return {"predictions": predictions.numpy().tolist()}
         # Not the form of the API, not the shape of the model, or a solve that failed.
         except (KeyError, TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
             return {"error": f"{type(error).__name__}: {error}"}, 400
 
     return app
+
+
+def _batch(instances, specs):
+    """The inputs by name: of a model with one of them an instance is its value alone."""
+    if len(specs) == 1:
+        (name,) = specs
+        instances = [{name: instance} for instance in instances]
+    batch = {}
+    for name, spec in specs.items():
+        batch[name] = tf.constant([instance[name] for instance in instances], spec.dtype)
+        spec.shape.assert_is_compatible_with(batch[name].shape)
+    return batch
 
 
 def _signature(model):

@@ -32,3 +32,12 @@ def test_gauss_adjoint_holds_at_most_five_copies_of_the_parameters(mode):
     copy = 4 * 3163**2 / 2**20
     # The rest of the process moves by up to a quarter of a copy between two readings.
     assert megabytes("parameters", "gauss_adjoint", mode) <= 5.25 * copy
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+@pytest.mark.parametrize("gradient", ["tape", "gauss_adjoint"])
+def test_a_thousand_times_of_each_sample_take_memory_of_the_output_alone(gradient, mode):
+    output = 1000 * 256 * 64 * 4 / 2**20
+    # Three are the loss's own: rows, squares, cotangents. The rest copies rows and cotangents from
+    # one layout to another. A step to each time would keep seven stages of each.
+    assert megabytes("times", gradient, mode) <= 8 * output

@@ -124,6 +124,7 @@ def test_a_model_with_context_is_saved_and_exported(tmp_path):
         (lambda: lambda y, c: c * y, {"context": CONTEXT[:3]}, "a row for each sample"),
         (lambda: lambda y: y, {"context": CONTEXT}, r"function f\(y, context\)"),
         (lambda: keras.layers.Dense(2), {"context": CONTEXT}, "must take what the layer gets"),
+        (keras.layers.Concatenate, {"context": CONTEXT}, r"output of shape .* of a call on \[y,"),
         (lambda: lambda y, c, more: y, {"context": CONTEXT}, r"must be a function f\(y\)"),
     ],
 )

@@ -1,5 +1,6 @@
 """An exported model answers over HTTP, and as a TF Lite model, what the model itself predicts."""
 
+import contextlib
 import json
 import os
 import select
@@ -17,7 +18,7 @@ import pytest
 import tensorflow as tf
 from small_models import dense_field, make_data, small_model
 
-from tf_neuralode import NeuralODE
+from tf_neuralode import NeuralODE, fields
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 120
@@ -39,6 +40,13 @@ def served(tmp_path_factory):
     model = small_model()
     path = tmp_path_factory.mktemp("served") / "small"
     model.export(path, verbose=False)
+    with serving(path) as address:
+        yield model, address
+
+
+@contextlib.contextmanager
+def serving(path):
+    """The address at which examples/serve.py answers for the export at `path`."""
     process = subprocess.Popen(
         [sys.executable, ROOT / "examples" / "serve.py", path, "--port", "0"],
         cwd=path.parent,  # from where it couldn't import the package, if it were not installed
@@ -50,7 +58,7 @@ def served(tmp_path_factory):
     try:
         readable, _, _ = select.select([process.stdout], [], [], SECONDS)
         assert readable, "the server printed no address in time"
-        yield model, process.stdout.readline().strip()
+        yield process.stdout.readline().strip()
     finally:
         process.kill()
         process.wait(SECONDS)
@@ -113,6 +121,41 @@ def test_server_refuses_a_bad_request_and_goes_on(served, body, message):
     np.testing.assert_allclose(ask(address, x), predict(model, x), **CLOSE)
 
 
+def model_of_inputs(**options):
+    """A state, a context and an initial time of each sample."""
+    keras.utils.set_random_seed(0)
+    y0, context = keras.Input((2,), name="y0"), keras.Input((3,), name="context")
+    t0 = keras.Input((), name="t0")
+    field = fields.MLP(8, 1, time=True, inputs=True)
+    layer = NeuralODE(field, time_dependent=True, **options)
+    return keras.Model([y0, context, t0], layer(y0, context=context, t0=t0))
+
+
+def inputs_of(size):
+    rng = np.random.default_rng(0)
+    shapes = {"y0": (size, 2), "context": (size, 3), "t0": (size,)}
+    return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+
+
+def test_a_model_of_several_inputs_is_served_an_object_for_each_instance(tmp_path):
+    model = model_of_inputs()
+    model.export(tmp_path / "several", verbose=False)
+    with serving(tmp_path / "several") as address:
+        for size in (5, 1):
+            given = inputs_of(size)
+            rows = [{name: x[i].tolist() for name, x in given.items()} for i in range(size)]
+            status, body = post(address, json.dumps({"instances": rows}))
+            assert status == 200, body
+            np.testing.assert_allclose(body["predictions"], predict_inputs(model, given), **CLOSE)
+        del rows[0]["context"]
+        status, body = post(address, json.dumps({"instances": rows}))
+        assert status == 400 and body["error"] == "KeyError: 'context'"
+
+
+def predict_inputs(model, given):
+    return model.predict(list(given.values()), batch_size=len(given["t0"]), verbose=0)
+
+
 # As a TF Lite model
 
 
@@ -136,15 +179,19 @@ def make_converter(model, path, select_tf_ops=False, supported_types=(), **setti
 
 
 def interpret(content, x):
-    """Its output for `x`, by the interpreter in TensorFlow."""
+    """Its output for `x`, an array or some by name, by the interpreter in TensorFlow."""
     with warnings.catch_warnings():
         # TensorFlow 2.21 points to ai-edge-litert, the interpreter's new package.
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
         interpreter = tf.lite.Interpreter(model_content=content)
-    ((source,), (target,)) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(source["index"], x.shape)
+    sources, (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    name = lambda source: source["name"].removeprefix("serving_default_").removesuffix(":0")
+    given = {source["index"]: x[name(source)] if isinstance(x, dict) else x for source in sources}
+    for index, value in given.items():
+        interpreter.resize_tensor_input(index, value.shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(source["index"], x)
+    for index, value in given.items():
+        interpreter.set_tensor(index, value)
     interpreter.invoke()
     return interpreter.get_tensor(target["index"])
 
@@ -166,6 +213,15 @@ def test_tf_lite_gives_the_final_state_for_any_batch_size(options, select_tf_ops
     for size in (12, 3):
         x, _ = make_data(size)
         np.testing.assert_allclose(interpret(content, x), predict(model, x), **CLOSE)
+
+
+@pytest.mark.parametrize("options", [{"solver": "rk4"}, {"rtol": 1e-6, "atol": 1e-6}], ids=str)
+def test_tf_lite_takes_context_and_initial_times(options, tmp_path):
+    model = model_of_inputs(**options)
+    content = convert(model, tmp_path / "model")
+    for size in (12, 3):
+        given = inputs_of(size)
+        np.testing.assert_allclose(interpret(content, given), predict_inputs(model, given), **CLOSE)
 
 
 # Large enough for the converter to quantize its weights.

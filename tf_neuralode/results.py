@@ -39,10 +39,14 @@ class DenseSolution:
     ) -> DenseSolution:
         """From the steps that a solve kept."""
         times = steps.times
-        if isinstance(clock, SampleClock):
+        if clock.of_samples:
             times = times[:, tf.newaxis]
         times = clock.user_time(times)
         return cls(times, pack(steps.states), steps.num_accepted, steps, pack, clock)
+
+    def seen_by(self, clock: Clock, change: Callable[[Any], Any]) -> DenseSolution:
+        """The same in the time of `clock`, which this one's elapses of, with changed states."""
+        return self.from_steps(self._steps, lambda state: change(self._pack(state)), clock)
 
     def __call__(self, t: Any) -> Any:
         """As `evaluate`."""
@@ -75,7 +79,7 @@ class DenseSolution:
         inside = (flat >= first) & (flat <= last)
         theta = or_nan(inside, theta)
         dense = self._steps.dense
-        if isinstance(self._clock, SampleClock):
+        if self._clock.of_samples:
             index, theta = (tf.reshape(x, tf.shape(t)) for x in (index, theta))
             return self._pack(interpolation.evaluate_samples(dense, index, theta))
         rows = [interpolation.evaluate_rows(tf.gather(leaf, index), theta) for leaf in dense]

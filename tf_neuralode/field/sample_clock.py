@@ -31,6 +31,8 @@ class SampleClock:
         of differentiation.
     """
 
+    of_samples = True
+
     def __init__(self, clock: Clock, last: Any) -> None:
         self._clock = clock
         self.lengths = tf.stop_gradient(clock.elapsed(last))

@@ -15,7 +15,7 @@ from tf_neuralode.layers.dynamics import Dynamics
 from tf_neuralode.layers.inputs import Breaks, Inputs, InputsAt, SolveInputs
 from tf_neuralode.layers.samples import GoodSamples
 from tf_neuralode.regularizers import Regularizer, with_cost
-from tf_neuralode.results import Results
+from tf_neuralode.results import DenseSolution, Results
 from tf_neuralode.solve import solve_from
 from tf_neuralode.stepping import Conditions, Diagnostics
 from tf_neuralode.stepping import status as status_codes
@@ -31,6 +31,7 @@ class BatchSolution(NamedTuple):
       diagnostics: Of the solve.
       changed: New values of the dynamics' variables, see `Dynamics.updates`.
       cost: What the regularizers add to the loss, a scalar.
+      solution: The dense one, if it is wanted.
     """
 
     rows: tf.Tensor
@@ -38,6 +39,7 @@ class BatchSolution(NamedTuple):
     diagnostics: Diagnostics
     changed: dict[int, tf.Tensor]
     cost: tf.Tensor
+    solution: DenseSolution | None = None
 
 
 class Settings(NamedTuple):
@@ -82,6 +84,20 @@ class _Field:
         t, inputs = self.at(elapsed, tensors)
         return self.clock.signed(self.dynamics(t, y, params, self.constants, inputs))
 
+    def updates(
+        self,
+        ends: Sequence[tuple[tf.Tensor, tf.Tensor]],
+        params: list[tf.Tensor],
+        tensors: list[tf.Tensor],
+        success: tf.Tensor,
+        all_good: tf.Tensor,
+    ) -> dict[int, tf.Tensor]:
+        """As `Dynamics.updates`, where `ends` are times elapsed and states."""
+        if not self.dynamics.writes:
+            return {}
+        given = [(y, *self.at(t, tensors)) for t, y in ends]
+        return self.dynamics.updates(given, params, self.constants, success, all_good)
+
 
 def solve_batch(
     settings: Settings,
@@ -96,6 +112,7 @@ def solve_batch(
     mask: tf.Tensor | None,
     expects_backward: bool,
     wanted: Sequence[str],
+    dense_output: bool = False,
 ) -> BatchSolution:
     """Solves from `y0` through `times`.
 
@@ -111,6 +128,7 @@ def solve_batch(
       mask: Of the state, boolean, with the first axes of `y0`.
       expects_backward: Whether a backward pass is to be expected, see `Problem`.
       wanted: Which of `"times"` and `"inputs"` gradients may be asked for.
+      dense_output: Whether the dense solution is wanted, of times that the batch shares.
     """
     given = SolveInputs(inputs, settings, times, y0.dtype)
     samples = GoodSamples(y0, [times.in_order, given.usable], mask)
@@ -134,18 +152,14 @@ def solve_batch(
         times_are_constant="times" not in wanted,
         moving=times.moving if "times" in wanted else None,
         jump_times=breaks.jumps,
+        dense_output=dense_output,
     )
     how = _solve_as_far_as_possible if settings.on_failure == "last" else _solve_once
     results = how(solve, start, times.knots, (params, tensors), counter)
     states, *costs = tf.nest.flatten(results.states)
     ends = ((times.knots[0], samples.y), (times.knots[-1], states[-1]))
-    changed = dynamics.updates(
-        [(y, *field.at(t, tensors)) for t, y in ends] if dynamics.writes else [],
-        params,
-        constants,
-        tf.equal(results.diagnostics.status, status_codes.SUCCESS),
-        tf.reduce_all(samples.good),
-    )
+    success = tf.equal(results.diagnostics.status, status_codes.SUCCESS)
+    changed = field.updates(ends, params, tensors, success, tf.reduce_all(samples.good))
     if dynamics.takes_statistics(changed):
         # So the stand-ins for bad samples moved the good ones.
         spoil = lambda x: or_nan(tf.reduce_all(samples.good), x)
@@ -157,6 +171,7 @@ def solve_batch(
         diagnostics=results.diagnostics._replace(final_time=furthest),
         changed=changed,
         cost=samples.mean(costs[0][-1]) if costs else tf.zeros([], y0.dtype),
+        solution=results.solution and results.solution.seen_by(clock, samples.mask_last),
     )
 
 

@@ -74,6 +74,7 @@ def build(dynamics: Dynamics, state_shape: tuple, state_dtype: str) -> None:
         raise ValueError(
             "Argument dynamics must return the shape of its state input. "
             f"Received: state of shape {tuple(state_shape)}, output of shape {tuple(output.shape)}"
+            + (f", of a call on {given}" if len(inputs) > 1 else "")
         )
     if output.dtype not in (state_dtype, *LOW_PRECISION):
         raise ValueError(

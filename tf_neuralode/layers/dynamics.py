@@ -160,8 +160,6 @@ class Dynamics:
           success: Boolean scalar, whether the solve succeeded.
           all_good: Boolean scalar, whether there are no stand-ins for bad samples in the batch.
         """
-        if not self.writes:
-            return {}
         (y0, t0, further0), (y1, t1, further1) = ends
         first = self._written(t0, y0, params, constants, further0)
         integers = {i: value for i, value in first.items() if not value.dtype.is_floating}

@@ -55,6 +55,10 @@ class GoodSamples:
         """`states` with NaN for the bad samples."""
         return or_nan(along(self.good, states, batch_axis), states)
 
+    def mask_last(self, states: tf.Tensor) -> tf.Tensor:
+        """As `mask`, of states with any number of axes in front of the batch."""
+        return self.mask(states, batch_axis=states.shape.rank - self.y.shape.rank)
+
     def mean(self, x: tf.Tensor) -> tf.Tensor:
         """Mean of `x`, `(batch,)`, over the good samples; 0 if there are none."""
         num = tf.reduce_sum(tf.cast(self.good, x.dtype))

@@ -20,6 +20,7 @@ from tf_neuralode.layers.failure import check_success
 from tf_neuralode.layers.inputs import Inputs
 from tf_neuralode.layers.many_traces import warn_of_traces
 from tf_neuralode.layers.probe import probe_writes
+from tf_neuralode.results import DenseSolution
 from tf_neuralode.stepping import Diagnostics
 from tf_neuralode.tensors import Tensors, may_be_recorded
 
@@ -103,6 +104,54 @@ class SolvingLayer(CalledLayer):
             states = check_success(states, solution.good, solution.diagnostics, self.name)
         return states
 
+    def dense_solution(
+        self, y0: Any, *, context: Any = None, control: Any = None, t0: Any = None
+    ) -> DenseSolution:
+        """The solution at every time of the solve, to plot it, say, or to look up any moment.
+
+        It is solved as in inference, to `t_span[1]`, or to the last of `t_eval`.
+
+        Args:
+          y0, context, control, t0: As in a call.
+
+        Returns:
+          A function of times: a scalar, or `(num,)`; with `t0` of each sample a scalar or
+          `(..., batch)`. It returns `(batch, ...)`, or `(num, batch, ...)`, times first; NaN for
+          bad samples, and at times that weren't solved. See `DenseSolution`.
+
+        Raises:
+          ValueError: for a stock TFP solver, which has none, and as a call.
+          TypeError, tf.errors.InvalidArgumentError: as a call.
+        """
+        self._solver.check_ours("A dense solution needs a solver of tf_neuralode.solvers.")
+        as_tensor = lambda x: None if x is None else keras.ops.convert_to_tensor(x)
+        y0, context, control = keras.tree.map_structure(as_tensor, (y0, context, control))
+        if not self.built:
+            self(y0, context=context, control=control, t0=t0)
+        inputs, t0 = self._check_inputs(y0, context, control, t0)
+        self._check_call(y0, None, None, None)
+        y0 = tf.cast(y0, self.compute_dtype)
+        dynamics = self._dynamics()
+        solution = self._solve(
+            dynamics,
+            may_be_recorded(),
+            ("times", "inputs"),
+            y0,
+            self._call_times(None, None, y0, t0),
+            inputs,
+            dynamics.read_params(),
+            dynamics.read_constants(),
+            noise=None,
+            counter=None,
+            y0_mask=None,
+            dense_output=True,
+        )
+        dynamics.assign(solution.changed)
+        if self.on_failure == "raise":
+            check_success(solution.rows, solution.good, solution.diagnostics, self.name)
+        assert solution.solution is not None
+        return solution.solution
+
     def _call_times(self, times: Any, mask: Any, y0: tf.Tensor, t0: Any) -> CallTimes | None:
         """Those of a call; `None` for those of `t_eval` or `t_span`."""
         if t0 is not None:
@@ -128,6 +177,7 @@ class SolvingLayer(CalledLayer):
         noise: tf.Tensor | None,
         counter: tf.Tensor | None,
         y0_mask: tf.Tensor | None,
+        dense_output: bool = False,
     ) -> BatchSolution:
         how = (self._solver, self.gradient, self._field, self.control, self._of_rate)
         settings = Settings(*how, self._regularizers, self.on_failure)
@@ -145,6 +195,7 @@ class SolvingLayer(CalledLayer):
             y0_mask,
             expects_backward,
             wanted,
+            dense_output,
         )
 
     def _fixed_times(self, dtype: tf.DType) -> CallTimes:
