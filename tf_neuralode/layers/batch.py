@@ -26,7 +26,8 @@ class BatchSolution(NamedTuple):
     """What a layer gets of a solve.
 
     Attributes:
-      rows: `(num_times + 1, batch, ...)`, the initial state and those at the output times.
+      rows: `(num_times + 1, batch, ...)`, the initial state and those at the output times; of a
+        layer's solve what the layer returns.
       good: `(batch,)`, boolean: the samples that were good on entry.
       diagnostics: Of the solve.
       changed: New values of the dynamics' variables, see `Dynamics.updates`.

@@ -84,7 +84,8 @@ class SolvingLayer(CalledLayer):
         # An export, or a prediction, stores nothing for a backward pass.
         expects_backward = training or may_be_recorded()
         wanted = may_be_wanted({"times": [times, t0], "inputs": inputs})
-        solve = chosen_solve(self, dynamics, y0, chosen, (expects_backward, wanted))
+        settings = (expects_backward, wanted, times is not None)
+        solve = chosen_solve(self, dynamics, y0, chosen, settings)
         counter = None
         if logged and training and self._nfe_backward is not None:
             counter = counter_into(self._nfe_backward, [y0, *params])
@@ -99,7 +100,7 @@ class SolvingLayer(CalledLayer):
             self.add_loss(solution.cost)
         if logged:
             self._update_stats(solution.diagnostics)
-        states = self._chosen_rows(solution.rows, wants_all=times is not None)
+        states = solution.rows
         if self.on_failure == "raise":
             states = check_success(states, solution.good, solution.diagnostics, self.name)
         return states
@@ -136,6 +137,7 @@ class SolvingLayer(CalledLayer):
             dynamics,
             may_be_recorded(),
             ("times", "inputs"),
+            True,
             y0,
             self._call_times(None, None, y0, t0),
             inputs,
@@ -169,6 +171,7 @@ class SolvingLayer(CalledLayer):
         dynamics: Dynamics,
         expects_backward: bool,
         wanted: tuple[str, ...],
+        wants_all: bool,
         y0: tf.Tensor,
         times: CallTimes | None,
         inputs: Inputs,
@@ -179,10 +182,14 @@ class SolvingLayer(CalledLayer):
         y0_mask: tf.Tensor | None,
         dense_output: bool = False,
     ) -> BatchSolution:
+        """The solution, of whose rows are left what the layer returns.
+
+        Chosen here, where it may be compiled with the rest.
+        """
         how = (self._solver, self.gradient, self._field, self.control, self._of_rate)
         settings = Settings(*how, self._regularizers, self.on_failure)
         times = self._fixed_times(y0.dtype) if times is None else times
-        return solve_batch(
+        solution = solve_batch(
             settings,
             dynamics,
             y0,
@@ -197,6 +204,7 @@ class SolvingLayer(CalledLayer):
             wanted,
             dense_output,
         )
+        return solution._replace(rows=self._chosen_rows(solution.rows, wants_all))
 
     def _fixed_times(self, dtype: tf.DType) -> CallTimes:
         """Those of `t_eval` or `t_span`."""
