@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+import cde_reference
+import cde_settings
 import irregular_settings
 import reference
 import remarks
@@ -74,7 +76,7 @@ TRAINING = Kind(
 _IRREGULAR = Kind(
     rows=lambda name: _same_work(name, irregular_settings.rows()),
     columns=tables.TRAINING,
-    remarks=remarks.of_irregular,
+    remarks=remarks.of_each_peer,
     expected=lambda workload: reference.gradient(workload)[1:],  # of the weights
     num_first_steps=workloads.NUM_STEPS,
     is_summed_up=True,
@@ -82,6 +84,14 @@ _IRREGULAR = Kind(
 _KINDS = {
     "irregular30": _IRREGULAR,
     "irregular200": _IRREGULAR,
+    "cde": Kind(
+        rows=lambda name: _same_work(name, cde_settings.rows()),
+        columns=tables.TRAINING,
+        remarks=remarks.of_each_peer,
+        expected=cde_reference.gradient,
+        num_first_steps=workloads.NUM_STEPS,
+        is_summed_up=True,
+    ),
     "fit": Kind(
         rows=lambda name: _same_work(name, settings.fit()),
         columns=tables.TRAINING,

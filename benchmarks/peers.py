@@ -10,7 +10,7 @@ VENV = HERE / ".peers-venv"
 REQUIREMENTS = HERE / "peers-requirements.txt"
 SHOWN = (
     *("tensorflow", "keras", "tensorflow-probability", "torch", "torchdiffeq", "torchode"),
-    *("jax", "diffrax", "optax", "numpy", "scipy"),
+    *("torchcde", "jax", "diffrax", "optax", "numpy", "scipy"),
 )
 
 

@@ -96,12 +96,11 @@ def _step_backward(field, kept, h, cotangent, d_weights):
     return cotangent + d1 + d2 + d3 + d4
 
 
-def _walk(workload, steps_per_unit_time):
+def _walk(workload, field, steps_per_unit_time):
     """Yields (state before a step, after it, step size, number of the output time it ends at).
 
     The last is `None` for a step that ends at none; the size is `(batch, 1)` of own times.
     """
-    field = Field(workload)
     y = workload.y0.astype("float64")
     for i, (t, t_next) in enumerate(itertools.pairwise(workload.knots)):
         num_steps = int(np.ceil(round(np.max(t_next - t) * steps_per_unit_time, 9)))
@@ -111,16 +110,16 @@ def _walk(workload, steps_per_unit_time):
             yield start, y, h, i if j == num_steps - 1 else None
 
 
-def states(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
-    """The states at `workload.knots`, a list."""
-    steps = _walk(workload, steps_per_unit_time)
+def states(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME, field=None):
+    """The states at `workload.knots`, a list; of another `field` than `Field` if one is given."""
+    steps = _walk(workload, field or Field(workload), steps_per_unit_time)
     return [workload.y0, *(y for _, y, _, output in steps if output is not None)]
 
 
-def gradient(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME):
-    """Gradients of the loss for y0 and the weights, a list."""
-    field = Field(workload)
-    steps = list(_walk(workload, steps_per_unit_time))
+def gradient(workload, steps_per_unit_time=STEPS_PER_UNIT_TIME, field=None):
+    """Gradients of the loss for y0 and the weights, a list; `field` as in `states`."""
+    field = field or Field(workload)
+    steps = list(_walk(workload, field, steps_per_unit_time))
     cotangent = np.zeros(workload.y0.shape)
     d_weights = [np.zeros(w.shape) for w in workload.weights]
     for start, end, h, output in reversed(steps):

@@ -67,7 +67,7 @@ def of_training(rows):
     return "\n".join(lines)
 
 
-def of_irregular(rows):
+def of_each_peer(rows):
     """Our best and our default beside each peer's best."""
     ours = {"our best": best(rows, is_ours), "our default": best(rows, _is_default)}
     lines = []

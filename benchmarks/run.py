@@ -26,8 +26,8 @@ import studies
 import workloads
 
 DEFAULT_WORKLOADS = (
-    *("mnist", "mlp", "conv", "long", "wide", "irregular30", "irregular200", "fit"),
-    *("spiral", "lotka_volterra", "lorenz", "serve"),
+    *("mnist", "mlp", "conv", "long", "wide", "irregular30", "irregular200", "cde"),
+    *("fit", "spiral", "lotka_volterra", "lorenz", "serve"),
 )
 
 

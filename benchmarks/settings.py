@@ -6,7 +6,8 @@ from typing import Any
 OTHER_SOLVERS = ("tsit5", "verner6", "sofroniou_spaletta4", "bosh3")  # than dormand_prince
 OURS, LIMIT = "tf_neuralode", "straight"
 GRADIENTS = ("adjoint", "tape", "tape_kept", "interpolating_adjoint", "gauss_adjoint")
-LIBRARIES_OF_PEERS = ("torchdiffeq", "torchode", "diffrax")  # in an environment of their own
+# In an environment of their own.
+LIBRARIES_OF_PEERS = ("torchdiffeq", "torchode", "torchcde", "diffrax")
 # What "nothing chosen" is compared with differs from it in no more than these.
 CHOICES_OF_SPEED = {"gradient", "xla", "api"}
 

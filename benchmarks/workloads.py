@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+import cde
 import irregular
 import reference
 
@@ -129,6 +130,26 @@ def _irregular(num_times, batch=64):
     return irregular.Irregular(name, y0, weights, times, targets, **limits)
 
 
+def _cde(batch=64, num_times=30, units=32, width=64, tolerance=TOLERANCE):
+    """Series of 64 samples, seen at times of their own, one label each."""
+    rng = np.random.default_rng(0)
+    times, values, labels = cde.spirals(rng, batch, num_times)
+    channels = 1 + values.shape[-1]
+    layer = lambda *shape: [_glorot(rng, shape), np.zeros(shape[1], "float32")]
+    return cde.Cde(
+        "cde",
+        times,
+        values,
+        labels,
+        field=[*layer(units, width), *layer(width, units * channels)],
+        initial=layer(channels, units),
+        readout=layer(units, 1),
+        max_num_steps=256,
+        rtol=tolerance,
+        atol=tolerance,
+    )
+
+
 def _serve(batch=1):
     """Solved forwards, as an exported model does."""
     return _dense("serve", batch, (20, 10, 10, 20))
@@ -186,6 +207,7 @@ _MAKERS = {
     "wide": _wide,
     "irregular30": functools.partial(_irregular, 30),
     "irregular200": functools.partial(_irregular, 200),
+    "cde": _cde,
     "spiral": _spiral,
     "lotka_volterra": _lotka_volterra,
     "lorenz": _lorenz,

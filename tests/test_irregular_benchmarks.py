@@ -126,7 +126,7 @@ def test_our_best_and_our_default_are_set_beside_each_peer_s_best():
         result(row, ms.get(row.name, 8.0 if row.library == "diffrax" else 80.0), 1e-3)
         for row in irregular_settings.rows()
     ]
-    lines = remarks.of_irregular(found).splitlines()
+    lines = remarks.of_each_peer(found).splitlines()
     assert [line.split("'s best")[0].split()[-1] for line in lines] == [
         "torchdiffeq",
         "torchode",
@@ -135,7 +135,7 @@ def test_our_best_and_our_default_are_set_beside_each_peer_s_best():
     assert "0.025 times" in lines[0]
     assert "(tsit5, 40 ms)" in lines[1]
     assert "our best (tape, XLA) 0.250 times, our default (default) 0.750 times" in lines[2]
-    assert remarks.of_irregular(found[:1]) == ""
+    assert remarks.of_each_peer(found[:1]) == ""
     results = {"machine": "", "num_rounds": 1, "versions": {}, "studies": {}}
     summary = report.markdown({**results, "workloads": {NAMES[0]: found}})
     assert (

@@ -60,6 +60,7 @@ def solve(f, y0, args, times, *, rtol, atol, solver, gradient, max_num_steps):
 
 class Diffrax:
     argnums = (0, 1)  # of what has a gradient, in the loss
+    field = staticmethod(field)
 
     def __init__(self, workload, gradient, solver, max_num_steps):
         self.workload = workload
@@ -67,7 +68,7 @@ class Diffrax:
         self._gradient, self._solver = gradient, solver
         self.y0 = jnp.asarray(workload.y0)
         self.weights = [jnp.asarray(w) for w in workload.weights]
-        self._step = jax.jit(jax.grad(self.loss(field), argnums=self.argnums))
+        self._step = jax.jit(jax.grad(self.loss(self.field), argnums=self.argnums))
 
     def arguments(self):
         return self.y0, self.weights
@@ -103,7 +104,7 @@ class Diffrax:
 
         def counted(t, y, weights):
             jax.debug.callback(lambda _: calls.append(1), y.ravel()[0])
-            return field(t, y, weights)
+            return self.field(t, y, weights)
 
         loss = self.loss(counted)
 

@@ -81,17 +81,22 @@ class Layer(tensorflow_field.Competitor):
 
     def step(self):
         if self._layer is None:  # a part of the first step, since it traces the field
-            self._layer, self.weights = self._make(keras_field.make(self.workload), self._xla)
+            self._layer, self.weights = self._make(self._dynamics(), self._xla)
         return super().step()
 
     def count(self):
         measured = self._layer, self.weights
         # What XLA compiled doesn't call Python, nor does a Keras model count its calls.
-        field = FieldLayer(self.field, self.workload.weights)
-        self._layer, self.weights = self._make(field, xla=False)
+        self._layer, self.weights = self._make(self._counted_dynamics(), xla=False)
         counts = super().count()
         self._layer, self.weights = measured
         return counts
+
+    def _dynamics(self):
+        return keras_field.make(self.workload)
+
+    def _counted_dynamics(self):
+        return FieldLayer(self.field, self.workload.weights)
 
     def _make(self, field, xla):
         layer = NeuralODE(field, jit_compile=xla, **self._settings)

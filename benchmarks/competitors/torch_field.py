@@ -48,9 +48,9 @@ def as_given(gradients):
 class Competitor:
     """A training step made of `solve()`, the states at the output times."""
 
-    def __init__(self, workload):
+    def __init__(self, workload, field=None):
         self.workload = workload
-        self.field = Field(workload.weights)
+        self.field = field or Field(workload.weights)
         self.y0 = initial_state(workload.y0)
         self.times = torch.tensor(workload.times.astype("float32"))
 
